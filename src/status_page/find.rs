@@ -69,9 +69,12 @@ pub struct Hosts {
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Os`](crate::ErrorKind::Os) if `/proc` cannot be listed.
+/// [`ErrorKind::Os`](crate::ErrorKind::Os) if `/proc` is not mounted or cannot be listed.
 pub fn hosts() -> Result<Hosts> {
     let unreadable = |e| Error::os("cannot list /proc", e);
+    // A directory that is empty, or the processes of another namespace, would look as if there were none.
+    std::fs::metadata("/proc/self/stat")
+        .map_err(|e| Error::os("/proc is not mounted, or is that of other processes", e))?;
     let mut found = Hosts::default();
     for entry in std::fs::read_dir("/proc").map_err(unreadable)? {
         let name = entry.map_err(unreadable)?.file_name();

@@ -1,6 +1,7 @@
 //! `slipring stat`: every counter of every host, a line each.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use slipring::status_page::{self, Field, Host, Numbers, Row, Times};
 
@@ -8,8 +9,8 @@ use crate::error::{Error, say};
 use crate::stdio::Stdout;
 
 /// What is said if there is nothing to show.
-pub(crate) const NO_HOST: &str = "no process of this user has a status page: those with channels have one, unless they were started \
-     with SLIPRING_STATUS_PAGE=0";
+pub(crate) const NO_HOST: &str = "no process of this user has a status page: those with channels have \
+                                  one, unless they were started with SLIPRING_STATUS_PAGE=0";
 
 /// Prints what the hosts' status pages say: of all hosts, or of those with these process ids.
 pub(crate) fn run(pids: &[u32]) -> Result<(), Error> {
@@ -34,6 +35,9 @@ pub(crate) fn run(pids: &[u32]) -> Result<(), Error> {
 fn one(pid: u32) -> Result<Host, Error> {
     let found = status_page::host(pid).map_err(|e| Error::failure(format!("{e:#}")))?;
     found.ok_or_else(|| {
+        if !Path::new(&format!("/proc/{pid}")).exists() {
+            return Error::failure(format!("there is no process {pid} here, or it is hidden"));
+        }
         let why = "it has no channel, or was started with SLIPRING_STATUS_PAGE=0";
         Error::failure(format!("process {pid} has no status page: {why}"))
     })
@@ -72,7 +76,8 @@ pub(crate) fn description(host: &Host) -> String {
 /// One counter of a channel or a role.
 pub(crate) struct Counter {
     pub(crate) field: String,
-    pub(crate) value: u64,
+    /// `inf` for a bound of times that have none.
+    pub(crate) value: String,
     pub(crate) unit: &'static str,
     pub(crate) help: &'static str,
 }
@@ -84,7 +89,10 @@ pub(crate) fn counters(row: &Row) -> Vec<Counter> {
         Numbers::Role(numbers) => numbers.iter().collect(),
         _ => return Vec::new(),
     };
-    let counter = |field: String, value, unit, help| Counter { field, value, unit, help };
+    let counter = |field: String, value: u64, unit, help| {
+        let value = value.to_string();
+        Counter { field, value, unit, help }
+    };
     let mut all: Vec<Counter> = numbers
         .into_iter()
         .map(|(field, value)| counter(field.name.to_owned(), value, field.unit, field.help))
@@ -96,9 +104,12 @@ pub(crate) fn counters(row: &Row) -> Vec<Counter> {
         all.push(counter(format!("{prefix}_count"), times.count(), "times", help));
         all.push(counter(format!("{prefix}_sum"), times.sum_ns, "ns", help));
         for (part, percent) in [(0.5, "p50"), (0.99, "p99")] {
-            let bound = times.quantile(part).map_or(0, |bound| bound.as_nanos());
-            let bound = u64::try_from(bound).unwrap_or(u64::MAX);
-            all.push(counter(format!("{prefix}_{percent}"), bound, "ns", help));
+            let value = match times.quantile(part) {
+                Some(bound) => bound.as_nanos().to_string(),
+                None if times.count() == 0 => "0".to_owned(),
+                None => "inf".to_owned(),
+            };
+            all.push(Counter { field: format!("{prefix}_{percent}"), value, unit: "ns", help });
         }
     }
     all
@@ -116,18 +127,26 @@ fn name(row: &Row) -> String {
 fn times(row: &Row) -> [(&'static str, &'static str, &Times); 2] {
     match &row.numbers {
         Numbers::Channel(_) => [
-            ("call_time", "How long calls took; p50 and p99 are bounds.", &row.first_times),
+            (
+                "call_time",
+                "How long calls took; p50 and p99 are bounds; inf is over 67 s.",
+                &row.first_times,
+            ),
             (
                 "first_chunk_time",
-                "How long streams took to their first chunk; p50 and p99 are bounds.",
+                "How long streams took to their first chunk; p50 and p99 are bounds; inf is over 67 s.",
                 &row.second_times,
             ),
         ],
         _ => [
-            ("queue_time", "How long requests waited; p50 and p99 are bounds.", &row.first_times),
+            (
+                "queue_time",
+                "How long requests waited; p50 and p99 are bounds; inf is over 67 s.",
+                &row.first_times,
+            ),
             (
                 "service_time",
-                "How long requests had a worker; p50 and p99 are bounds.",
+                "How long requests had a worker; p50 and p99 are bounds; inf is over 67 s.",
                 &row.second_times,
             ),
         ],

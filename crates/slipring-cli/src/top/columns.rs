@@ -1,7 +1,7 @@
 //! The columns of the screen, and which of them fit.
 
 use super::lines::{Line, as_f64};
-use super::text::{bound, rate, short, time};
+use super::text::{bound, rate, short, time, width as width_of};
 
 /// A column. The order here is that on the screen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -162,7 +162,7 @@ fn grow(chosen: &mut [(Column, u16)], column: Column, wanted: u16, left: u16) ->
 }
 
 fn longest(lines: &[Line], column: Column) -> u16 {
-    let widths = lines.iter().map(|line| column.cell(line).chars().count());
+    let widths = lines.iter().map(|line| width_of(&column.cell(line)));
     u16::try_from(widths.max().unwrap_or(0)).unwrap_or(u16::MAX)
 }
 

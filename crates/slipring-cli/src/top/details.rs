@@ -23,7 +23,7 @@ pub(super) fn lines(host: &Host, row: &Row, width: usize) -> Vec<String> {
     let counters = counters(row);
     let widest = |of: fn(&Counter) -> usize| counters.iter().map(of).max().unwrap_or(0);
     let names = widest(|counter| counter.field.len());
-    let values = widest(|counter| counter.value.to_string().len());
+    let values = widest(|counter| counter.value.len());
     let units = widest(|counter| counter.unit.len());
     for Counter { field, value, unit, help } in &counters {
         let figures = format!("{field:<names$}  {value:>values$}  {unit:<units$}  ");

@@ -46,11 +46,16 @@ impl State {
         Self { order: Order::Host, filter, mode, chosen, table, scroll, has_colours }
     }
 
-    /// Keeps the same line chosen, wherever it is now; the first one if it is gone.
+    /// Keeps the same line chosen, wherever it is now; if it is gone, the one that has its place. The page
+    /// of details stays that of its line, also of one that is gone or that the filter leaves out by now.
     pub(super) fn keep_place(&mut self, lines: &[Line]) {
+        if self.mode == Mode::Details {
+            return;
+        }
         let place = lines.iter().position(|line| Some(line.key) == self.chosen);
-        let place = place.or((!lines.is_empty()).then_some(0));
-        self.choose(lines, place);
+        let last = lines.len().checked_sub(1);
+        let beside = last.map(|last| self.table.selected().unwrap_or(0).min(last));
+        self.choose(lines, place.or(beside));
     }
 
     fn choose(&mut self, lines: &[Line], place: Option<usize>) {
@@ -84,6 +89,9 @@ impl State {
             (Mode::Details, KeyCode::Down | KeyCode::Char('j')) => {
                 self.scroll = self.scroll.saturating_add(1);
             }
+            (Mode::Details, KeyCode::Home) => self.scroll = 0,
+            // What is too far is corrected when the page is drawn.
+            (Mode::Details, KeyCode::End) => self.scroll = u16::MAX,
             (Mode::Details, KeyCode::PageUp) => self.scroll = self.scroll.saturating_sub(PAGE),
             (Mode::Details, KeyCode::PageDown) => self.scroll = self.scroll.saturating_add(PAGE),
             (_, KeyCode::Char('q') | KeyCode::Esc) => return Outcome::End,
@@ -132,6 +140,33 @@ mod tests {
         press(&mut state, KeyCode::Esc);
         assert_eq!((state.filter.as_str(), state.mode), ("", Mode::Table));
         assert_eq!(press(&mut state, KeyCode::Char('q')), Outcome::End);
+    }
+
+    fn line(number: u64) -> Line {
+        Line { key: (1, number), ..Line::default() }
+    }
+
+    #[test]
+    fn a_line_that_is_gone_gives_its_place_and_keeps_its_details() {
+        let mut state = State::new(String::new());
+        let all: Vec<Line> = (0..4).map(line).collect();
+        state.keep_place(&all);
+        state.press(KeyCode::End.into(), &all);
+        state.press(KeyCode::Up.into(), &all);
+        assert_eq!(state.chosen, Some((1, 2)));
+        let left = [line(0), line(1), line(3)];
+        state.press(KeyCode::Enter.into(), &all);
+        state.keep_place(&left);
+        assert_eq!(
+            (state.mode, state.chosen),
+            (Mode::Details, Some((1, 2))),
+            "not those of another"
+        );
+        state.press(KeyCode::Esc.into(), &left);
+        state.keep_place(&left);
+        assert_eq!(state.chosen, Some((1, 3)), "the next one");
+        state.keep_place(&left[..1]);
+        assert_eq!(state.chosen, Some((1, 0)));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use slipring::status_page::{Host, Hosts, Numbers, Row};
+use slipring::status_page::{Host, Hosts, Numbers, Row, Times};
 
 use super::PERIOD;
 
@@ -22,7 +22,7 @@ impl Look {
 }
 
 /// A worker or a role, as it is shown.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Line {
     /// The host's process id and the row's id.
     pub(super) key: (u32, u64),
@@ -55,7 +55,7 @@ pub(super) struct Line {
     pub(super) oldest: Duration,
     /// The fuller of both rings, in percent.
     pub(super) ring: u64,
-    /// The bound of the median of the same times.
+    /// The bound of the median of the same times; the longest time if it has none.
     pub(super) p50: Option<Duration>,
     /// The bound of the 99th percentile of calls, or of the time that requests had a worker.
     pub(super) p99: Option<Duration>,
@@ -91,6 +91,16 @@ impl Order {
         let place = Self::ALL.iter().position(|each| *each == self).unwrap_or(0);
         Self::ALL.iter().cycle().nth(place + 1).copied().unwrap_or(self)
     }
+}
+
+/// Keeps the workers and roles that have a line with this filter, and hosts that have any.
+pub(super) fn keep(hosts: &mut Vec<Host>, filter: &str) {
+    for host in hosts.iter_mut() {
+        let mut rows = std::mem::take(&mut host.rows);
+        rows.retain(|row| line(host, row, None).is_some_and(|line| matches(&line, host, filter)));
+        host.rows = rows;
+    }
+    hosts.retain(|host| filter.is_empty() || !host.rows.is_empty());
 }
 
 /// The lines of a look. `filter` is part of a name, of a host's process id or of its command line.
@@ -136,12 +146,16 @@ fn matches(line: &Line, host: &Host, filter: &str) -> bool {
 
 fn line(host: &Host, row: &Row, before: Option<(&Row, Duration)>) -> Option<Line> {
     let now = totals(row)?;
-    // Less than half a period is the difference of two ages of the same page.
-    let before = before.filter(|(_, elapsed)| *elapsed > PERIOD / 2);
+    // A host that has found nothing new sleeps for longer, until something happens.
+    let is_at_rest = !host.is_stopped && !host.is_stale && host.heartbeat_period > PERIOD;
     let rate = |of: fn(&Totals) -> u64| {
         let (before, elapsed) = before?;
         let since = of(&now).saturating_sub(of(&totals(before)?));
-        Some(as_f64(since) / elapsed.as_secs_f64())
+        // Less than half a period is the difference of two ages of the same page.
+        match elapsed > PERIOD / 2 {
+            true => Some(as_f64(since) / elapsed.as_secs_f64()),
+            false => is_at_rest.then_some(0.0),
+        }
     };
     let errors = sum(row.errors.iter().map(|(_, count)| *count));
     let of_the_host = match (host.is_stopped, host.is_stale) {
@@ -169,8 +183,8 @@ fn line(host: &Host, row: &Row, before: Option<(&Row, Duration)>) -> Option<Line
             ring: percent(n.request_ring_used, n.request_ring_capacity)
                 .max(percent(n.reply_ring_used, n.reply_ring_capacity)),
             worker: n.pid,
-            p50: row.first_times.quantile(0.5),
-            p99: row.first_times.quantile(0.99),
+            p50: quantile(&row.first_times, 0.5),
+            p99: quantile(&row.first_times, 0.99),
             ..empty(host, row)
         },
         Numbers::Role(n) => Line {
@@ -188,8 +202,8 @@ fn line(host: &Host, row: &Row, before: Option<(&Row, Duration)>) -> Option<Line
             is_role: true,
             worker: n.workers,
             died: Some(sum([n.died_serving, n.died_idle, n.killed_idle, n.hung])),
-            p50: row.second_times.quantile(0.5),
-            p99: row.second_times.quantile(0.99),
+            p50: quantile(&row.second_times, 0.5),
+            p99: quantile(&row.second_times, 0.99),
             ..empty(host, row)
         },
         _ => return None,
@@ -208,25 +222,10 @@ fn empty(host: &Host, row: &Row) -> Line {
     Line {
         key: (host.pid, row.id),
         host: host.pid,
-        name: String::new(),
         role: row.role.clone(),
-        is_role: false,
-        worker: 0,
         command: host.command.clone(),
-        state: "",
-        rate: None,
-        bytes: None,
-        sleeps: None,
-        done: 0,
-        died: None,
-        in_flight: 0,
-        queued: 0,
-        oldest: Duration::ZERO,
-        ring: 0,
-        p50: None,
-        p99: None,
-        errors: 0,
         note: row.note.clone(),
+        ..Line::default()
     }
 }
 
@@ -252,6 +251,11 @@ fn totals(row: &Row) -> Option<Totals> {
 /// A page can hold any numbers.
 fn sum(numbers: impl IntoIterator<Item = u64>) -> u64 {
     numbers.into_iter().fold(0, u64::saturating_add)
+}
+
+/// The bound of a part of the times; the longest time if they are longer than the last bound.
+fn quantile(times: &Times, part: f64) -> Option<Duration> {
+    times.quantile(part).or((times.count() > 0).then_some(Duration::MAX))
 }
 
 fn percent(part: u64, whole: u64) -> u64 {

@@ -43,7 +43,7 @@ pub(crate) struct Options {
 /// Shows the hosts until the user ends it, or once.
 pub(crate) fn run(options: &Options) -> Result<(), Error> {
     match (options.once, options.json) {
-        (true, true) => print_json(),
+        (true, true) => print_json(&options.filter),
         (true, false) => print_table(&options.filter),
         (false, _) => show(options.filter.clone()),
     }
@@ -54,8 +54,9 @@ fn look() -> Result<Look, Error> {
     Ok(Look { at: Instant::now(), hosts })
 }
 
-fn print_json() -> Result<(), Error> {
-    let Look { hosts, .. } = look()?;
+fn print_json(filter: &str) -> Result<(), Error> {
+    let Look { mut hosts, .. } = look()?;
+    lines::keep(&mut hosts.hosts, filter);
     let refused = hosts.refused.iter();
     let refused: Vec<_> = refused
         .map(|(pid, error)| serde_json::json!({ "pid": pid, "why": format!("{error:#}") }))

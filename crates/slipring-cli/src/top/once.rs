@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::lines::Line;
-use super::text::{bound, rate, short, time};
+use super::text::{bound, rate, short, time, width};
 
 pub(super) const TITLES: [&str; 11] =
     ["HOST", "ROLE", "STATE", "REQ/S", "B/S", "FLY", "WAIT", "OLDEST", "RING", "P99", "ERRORS"];
@@ -34,20 +34,38 @@ pub(super) fn table(lines: &[Line]) -> String {
         .enumerate()
         .map(|(column, title)| {
             let cells = rows.iter().filter_map(|row| row.get(column));
-            cells.map(|cell| cell.chars().count()).max().unwrap_or(0).max(title.len())
+            cells.map(|cell| width(cell)).max().unwrap_or(0).max(title.len())
         })
         .collect();
     let titles = TITLES.map(str::to_owned);
     for row in std::iter::once(&titles).chain(&rows) {
         let mut line = String::new();
-        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+        for (column, (cell, wanted)) in row.iter().zip(&widths).enumerate() {
+            let room = wanted.saturating_sub(width(cell));
             // Names to the left, numbers to the right. Writing to a string does not fail.
             let _ = match column {
-                1 | 2 => write!(line, "{cell:<width$}  "),
-                _ => write!(line, "{cell:>width$}  "),
+                1 | 2 => write!(line, "{cell}{:room$}  ", ""),
+                _ => write!(line, "{:room$}{cell}  ", ""),
             };
         }
         let _ = writeln!(text, "{}", line.trim_end());
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wide_characters_leave_the_columns_below_each_other() {
+        let line = |name: &str| Line { name: name.to_owned(), state: "idle", ..Line::default() };
+        let text = table(&[
+            line("\u{57cb}\u{3081}\u{8fbc}\u{307f} 7"),
+            line("embed 7"),
+            line("e\u{301} 7"),
+        ]);
+        let ends = text.lines().skip(1).map(|line| width(line.split_once("idle").unwrap().0));
+        assert_eq!(ends.collect::<Vec<_>>(), [18, 18, 18], "{text}");
+    }
 }

@@ -38,8 +38,19 @@ pub(super) fn time(time: Duration) -> String {
     }
 }
 
-pub(super) fn bound(time_or_more: Option<Duration>) -> String {
-    time_or_more.map_or("-".to_owned(), time)
+/// The bound of times; the longest time stands for those that have none.
+pub(super) fn bound(bound: Option<Duration>) -> String {
+    match bound {
+        None => "-".to_owned(),
+        // The last bound of a status page.
+        Some(Duration::MAX) => ">67s".to_owned(),
+        Some(bound) => time(bound),
+    }
+}
+
+/// How many columns of a terminal a text takes.
+pub(super) fn width(text: &str) -> usize {
+    ratatui::text::Span::raw(text).width()
 }
 
 #[cfg(test)]
@@ -73,5 +84,14 @@ mod tests {
         for (nanos, shown) in cases {
             assert_eq!(time(Duration::from_nanos(nanos)), shown);
         }
+    }
+
+    #[test]
+    fn times_beyond_the_last_bound_are_not_shown_as_none() {
+        let mut times = slipring::status_page::Times::default();
+        assert_eq!(bound(None), "-");
+        times.buckets[26] = 1;
+        assert_eq!(bound(times.quantile(0.99)), "67.1s");
+        assert_eq!(bound(Some(Duration::MAX)), ">67s");
     }
 }

@@ -5,6 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use slipring::Spawner;
 use slipring::pool::{Pool, Role};
 
@@ -86,6 +87,47 @@ fn a_host_is_shown_with_its_role_and_its_worker() {
     assert!(lines.iter().any(|line| line.contains("(1 workers)") && line.contains("ready")));
     let all = slipring(&["top", "--once", "--json"]).succeeded().stdout;
     assert!(all.contains(&format!("\"pid\":{}", host.pid())), "{all}");
+    let found = |filter: &str| {
+        let found = slipring(&["top", "--once", "--json", "--filter", filter]).succeeded().stdout;
+        let hosts = serde_json::from_str::<Value>(&found).unwrap()["hosts"].clone();
+        hosts.as_array().unwrap().clone()
+    };
+    let rows = |hosts: &[Value]| hosts[0]["rows"].as_array().unwrap().len();
+    let by_pid = found(&host.pid());
+    assert_eq!((by_pid.len(), rows(&by_pid)), (1, 2));
+    assert_eq!(found("no line has this"), [Value::Null; 0]);
+    // A host at rest writes its page seldom, and its rates are known all the same.
+    until("the host's rest", || {
+        let host = &found(&host.pid())[0];
+        host["heartbeat_period"]["secs"].as_u64() >= Some(4) && host["heartbeat_age"]["secs"] == 0
+    });
+    for line in host.lines() {
+        assert!(line.contains("     0    0    0     0       0    0%"), "{line}");
+    }
+}
+
+#[test]
+fn without_proc_it_is_not_said_that_there_are_no_hosts() {
+    let program = env!("CARGO_BIN_EXE_slipring");
+    let Some(refused) = without_proc(&format!("exec {program} top --once")) else { return };
+    assert_eq!((refused.code, refused.stdout.as_str()), (1, ""));
+    assert!(refused.stderr.contains("/proc is not mounted"), "{refused:?}");
+}
+
+/// Runs a script where nothing is mounted at `/proc`. `None`, with the reason printed, if this user may
+/// not do that.
+fn without_proc(script: &str) -> Option<Finished> {
+    let run = |options: &[&str], script: &str| -> Option<Finished> {
+        let script = format!("mount -t tmpfs none /proc && {script}");
+        let mut command = Command::new("unshare");
+        Some(command.args(options).args(["sh", "-c", &script]).output().ok()?.into())
+    };
+    let all = [&["--mount"][..], &["--user", "--map-root-user", "--mount"]];
+    let found = all.iter().find(|options| run(options, "true").is_some_and(|done| done.code == 0));
+    if found.is_none() {
+        eprintln!("left out: this user may not hide /proc in a namespace");
+    }
+    run(found?, script)
 }
 
 #[test]
@@ -107,11 +149,11 @@ fn a_host_that_was_killed_or_wants_no_page_is_not_shown() {
     let quiet = Host::start_with(WITHOUT_PAGE);
     killed.child.kill().unwrap();
     killed.child.wait().unwrap();
-    for host in [&killed, &quiet] {
+    for (host, why) in [(&killed, "there is no process"), (&quiet, "has no status page")] {
         assert_eq!(host.lines(), [""; 0]);
         let refused = slipring(&["stat", &host.pid()]);
         assert_eq!(refused.code, 1);
-        assert!(refused.stderr.contains("has no status page"), "{}", refused.stderr);
+        assert!(refused.stderr.contains(why), "{}", refused.stderr);
     }
 }
 
