@@ -3,7 +3,8 @@
 
 use std::io::{self, IsTerminal, stdout};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
 
 use ratatui::crossterm::cursor::{Hide, Show};
 use ratatui::crossterm::execute;
@@ -23,9 +24,26 @@ static DRAWING: Mutex<()> = Mutex::new(());
 /// Whether the terminal has to be given back.
 static IS_ENTERED: AtomicBool = AtomicBool::new(false);
 
+/// How long a signal that ends the program waits for what is drawn.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 fn lock() -> MutexGuard<'static, ()> {
     // A panic has given the terminal back already.
     DRAWING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The lock, before a signal ends the program; `None` if it is held for long, because nothing takes what is
+/// written to the terminal.
+fn last_lock() -> Option<MutexGuard<'static, ()>> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match DRAWING.try_lock() {
+            Ok(held) => return Some(held),
+            Err(TryLockError::Poisoned(held)) => return Some(held.into_inner()),
+            Err(TryLockError::WouldBlock) if Instant::now() > until => return None,
+            Err(TryLockError::WouldBlock) => std::thread::sleep(PATIENCE / 100),
+        }
+    }
 }
 
 /// The terminal as a screen.
@@ -41,10 +59,14 @@ impl Screen {
         let failed = |e: io::Error| Error::failure(format!("cannot use the terminal: {e}"));
         let is_continued = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register(SIGCONT, Arc::clone(&is_continued)).map_err(failed)?;
-        // The lock is kept: nothing is drawn any more.
-        let end = || {
-            std::mem::forget(lock());
-            leave();
+        let end = || match last_lock() {
+            // The lock is kept: nothing is drawn any more.
+            Some(held) => {
+                std::mem::forget(held);
+                leave();
+            }
+            // Nor can anything be written. The modes are set without that.
+            None => drop(disable_raw_mode()),
         };
         signals::before_the_end(end).map_err(failed)?;
         let hook = std::panic::take_hook();

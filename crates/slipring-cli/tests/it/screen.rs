@@ -27,7 +27,20 @@ struct Terminal {
 }
 
 impl Terminal {
-    fn start(mut command: Command, columns: u16) -> Self {
+    fn start(command: Command, columns: u16) -> Self {
+        let terminal = Self::start_unread(command, columns);
+        let (mut reader, all) = (terminal.keys.try_clone().unwrap(), Arc::clone(&terminal.written));
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(count @ 1..) = reader.read(&mut bytes) {
+                all.lock().unwrap().extend_from_slice(&bytes[..count]);
+            }
+        });
+        terminal
+    }
+
+    /// Starts it in a terminal that takes no more than its buffer holds.
+    fn start_unread(mut command: Command, columns: u16) -> Self {
         let (mut keys, mut end) = (-1, -1);
         let mut size = size(columns);
         // SAFETY: both numbers and the size are live; names and modes may be null.
@@ -61,24 +74,12 @@ impl Terminal {
         // SAFETY: the closure makes system calls only.
         unsafe { command.pre_exec(in_a_session) };
         let child = command.spawn().unwrap();
-        let written = Arc::new(Mutex::new(Vec::new()));
-        let (mut reader, all) = (keys.try_clone().unwrap(), Arc::clone(&written));
-        std::thread::spawn(move || {
-            let mut bytes = [0; 4096];
-            while let Ok(count @ 1..) = reader.read(&mut bytes) {
-                all.lock().unwrap().extend_from_slice(&bytes[..count]);
-            }
-        });
-        Self { child, keys, end, written }
+        Self { child, keys, end, written: Arc::default() }
     }
 
     fn top(columns: u16, variables: &[(&str, &str)]) -> Self {
-        let mut command = Command::new(PROGRAM);
-        command
-            .arg("top")
-            .env("TERM", "xterm")
-            .env_remove("NO_COLOR")
-            .envs(variables.iter().copied());
+        let mut command = top();
+        command.envs(variables.iter().copied());
         Self::start(command, columns)
     }
 
@@ -163,6 +164,12 @@ impl Drop for Terminal {
     }
 }
 
+fn top() -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.arg("top").env("TERM", "xterm").env_remove("NO_COLOR");
+    command
+}
+
 /// What a terminal shows of what was written: of the few sequences that the program uses.
 fn shown(written: &str) -> Vec<String> {
     let mut lines = vec![vec![' '; 300]; 100];
@@ -226,6 +233,26 @@ fn the_terminal_is_given_back_after_q_control_c_and_a_signal() {
         }
         terminal.assert_given_back(cooked);
     }
+}
+
+#[test]
+fn a_signal_ends_it_also_where_the_terminal_takes_nothing_more() {
+    let mut terminal = Terminal::start_unread(top(), 80);
+    let cooked = terminal.modes();
+    until("the screen", || terminal.modes() != cooked);
+    // Each key is drawn, until the terminal's buffer is full and a write waits. Then no key is taken.
+    terminal.press("/");
+    // SAFETY: integers only.
+    unsafe { libc::fcntl(terminal.keys.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
+    let mut refused = 0;
+    until("the program to wait", || {
+        refused = if terminal.keys.write(&[b'x'; 100]).is_ok() { 0 } else { refused + 1 };
+        // Two seconds: many keys are taken at once, and drawn one by one.
+        refused > 400
+    });
+    terminal.signal(libc::SIGTERM);
+    assert_eq!(terminal.end().signal(), Some(libc::SIGTERM));
+    assert_eq!(terminal.modes(), cooked);
 }
 
 #[test]
