@@ -27,6 +27,9 @@ pub(super) const SEGMENT_HEAD: usize = 32;
 /// The length of a record's header.
 pub(super) const RECORD_HEAD: usize = 56;
 const RECORD_HEAD_LEN: u64 = 56;
+/// The longest record: no frame is longer than half of the largest ring. A file can have holes, so that its
+/// length says nothing of the memory that a reader may ask for.
+pub(super) const LONGEST_RECORD: u64 = (1 << 29) + 56;
 /// What follows the last record: a length of zero.
 pub(super) const TERMINATOR: usize = 8;
 /// The length of a hash.

@@ -7,7 +7,9 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use super::format::{HEAD, Head, RECORD_HEAD, SEGMENT_HEAD, form, is_sum, read_segment_head, what};
+use super::format::{
+    HEAD, Head, LONGEST_RECORD, RECORD_HEAD, SEGMENT_HEAD, form, is_sum, read_segment_head, what,
+};
 use super::info::RecordingInfo;
 use super::record::{ChannelEnd, Event, Frame, FramePayload, Record};
 use super::siphash::siphash128;
@@ -145,15 +147,20 @@ impl RecordingReader {
             source.exact(&mut pairs, as_u64(HEAD))?.ok_or_else(cut)?;
             Ok(pairs)
         })?;
-        let mut found = Vec::new();
+        let (mut found, mut end) = (Vec::new(), ReadEnd::Whole);
         for place in [1, 2] {
             let mut head = [0; SEGMENT_HEAD];
             let start = info.layout.start_of(place);
-            if source.exact(&mut head, start)?.is_some()
-                && let Some((number, before)) = read_segment_head(&head)
-                && info.layout.start_of(number) == start
-            {
-                found.push((number, before));
+            if source.exact(&mut head, start)?.is_none() {
+                continue;
+            }
+            match read_segment_head(&head) {
+                Some((number, before)) if info.layout.start_of(number) == start => {
+                    found.push((number, before));
+                }
+                // One that was never written is a hole.
+                None if head == [0; SEGMENT_HEAD] => {}
+                _ => end = ReadEnd::Damaged(start),
             }
         }
         found.sort_unstable();
@@ -164,11 +171,9 @@ impl RecordingReader {
             found.remove(0);
         }
         let overwritten = found.first().map_or(0, |(_, before)| *before);
-        let end = if found.is_empty() && source.len() > info.layout.first {
-            ReadEnd::Damaged(info.layout.first)
-        } else {
-            ReadEnd::Whole
-        };
+        if found.is_empty() && source.len() > info.layout.first {
+            end = ReadEnd::Damaged(info.layout.first);
+        }
         let segments = found.into();
         Ok(Self { source, info, segments, current: None, index: overwritten, overwritten, end })
     }
@@ -249,6 +254,7 @@ impl RecordingReader {
         if !is_known
             || u64::from(number) != segment & 0xffff_ffff
             || len != head.record_len()
+            || len > LONGEST_RECORD
             || offset.saturating_add(len) > self.info.layout.segment_len
         {
             return damaged;

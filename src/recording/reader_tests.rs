@@ -100,6 +100,41 @@ fn damage_in_the_older_segment_leaves_the_newer_one() {
 }
 
 #[test]
+fn damage_in_the_header_of_a_segment_is_told() {
+    let (memory, info) = begin(1 << 20, (Payloads::Whole, Payloads::Whole));
+    let calls = info.layout.segment_len / 8192 + 10;
+    write_calls(&mut Writer::new(memory.clone(), info.layout), 0..calls, 4000);
+    let whole = memory.bytes();
+    for place in [1, 2].map(|segment| info.layout.start_of(segment)) {
+        let mut bytes = whole.clone();
+        bytes[as_usize(place) + 9] ^= 1;
+        let (records, end) = read(bytes);
+        assert!(!records.is_empty() && records.len() < read(whole.clone()).0.len());
+        assert_eq!(end, ReadEnd::Damaged(place));
+    }
+    // A first segment for which there was no room on the disk is a hole.
+    let mut bytes = whole;
+    let start = as_usize(info.layout.first);
+    bytes[start..start + SEGMENT_HEAD].fill(0);
+    assert_eq!(read(bytes).1, ReadEnd::Whole);
+}
+
+#[test]
+fn a_record_that_is_longer_than_any_frame_is_damage() {
+    let (memory, info) = begin(1 << 40, (Payloads::Whole, Payloads::Whole));
+    let mut bytes = memory.bytes();
+    bytes.resize(as_usize(info.layout.first), 0);
+    bytes.extend(crate::recording::format::segment_head(1, 0));
+    let place = as_u64(bytes.len());
+    let of = |len| {
+        let mut bytes = bytes.clone();
+        frame(what::REQUEST, Kind::EMBED, 1, len).write_head(1, &mut bytes);
+        read(bytes).1
+    };
+    assert_eq!([of(1 << 29), of((1 << 29) + 1)], [ReadEnd::Cut(place), ReadEnd::Damaged(place)]);
+}
+
+#[test]
 fn a_long_recording_keeps_its_end_and_its_length() {
     let limit = 256 << 10;
     let (memory, info) = begin(limit, (Payloads::Whole, Payloads::Whole));
@@ -135,6 +170,7 @@ fn what_a_full_disk_has_cost_is_said_once_there_is_room() {
     let (records, end) = read(memory.bytes());
     assert_eq!((records.len(), end), (7, ReadEnd::Whole));
     assert_eq!(records[4].event, Event::Gap { frames: 6, bytes: 600 });
+    assert!(records.is_sorted_by_key(|record| record.at), "a gap has the time of what follows it");
     assert!(records.iter().zip(0..).all(|(record, index)| record.index == index));
     assert_eq!(writer.lost, Lost { frames: 6, bytes: 600 }, "nothing is counted twice");
 }

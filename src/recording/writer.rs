@@ -111,14 +111,14 @@ impl<S: Store> Writer<S> {
     }
 
     fn append(&mut self, mut head: Head, kept: &[u8]) {
-        self.begin_batch();
+        self.begin_batch(head.at);
         let end = self.offset + as_u64(self.out.len()) + head.record_len() + as_u64(TERMINATOR);
         if end > self.layout.segment_len {
             self.flush();
             // Also if that failed: what is in the way of this segment may not be in that of the other.
             self.segment += 1;
             self.offset = 0;
-            self.begin_batch();
+            self.begin_batch(head.at);
         }
         head.index = self.index + self.batch.records;
         head.write(self.segment, kept, &mut self.out);
@@ -132,8 +132,9 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// Begins what is written together: with the segment's header, and with what was lost before.
-    fn begin_batch(&mut self) {
+    /// Begins what is written together, from this time on: with the segment's header, and with what was
+    /// lost before.
+    fn begin_batch(&mut self, at: u64) {
         if !self.out.is_empty() {
             return;
         }
@@ -145,7 +146,7 @@ impl<S: Store> Writer<S> {
             let (request, aux) = (lost.bytes, lost.frames);
             let index = self.index;
             let form = form::LEFT_OUT;
-            let gap = Head { what: what::GAP, form, request, aux, index, ..Head::default() };
+            let gap = Head { what: what::GAP, form, request, aux, at, index, ..Head::default() };
             gap.write(self.segment, &[], &mut self.out);
             self.batch = Batch { records: 1, told: lost, ..Batch::default() };
         }
