@@ -15,8 +15,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::time::Utc;
 use crate::sys::descriptor::hold_free_stdio;
+use crate::sys::utc::Utc;
 
 const PREFIX: &str = "slipring-crash-";
 const SUFFIX: &str = ".json";

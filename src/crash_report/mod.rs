@@ -9,7 +9,6 @@ pub(crate) mod json;
 mod program;
 mod queue;
 mod system;
-mod time;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
@@ -19,9 +18,9 @@ use file::Name;
 use json::{Json, object};
 pub(crate) use queue::Wants;
 use queue::{Job, Queue, Target};
-use time::Utc;
 
 use crate::error::ReportPlace;
+use crate::sys::utc::Utc;
 use crate::sys::variables;
 
 /// How many reports are kept.

@@ -9,6 +9,7 @@ use super::format::{
 use super::options::Payloads;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::sys::utc::Utc;
 
 /// What a recording says of itself: which worker it is of, and what it keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +49,12 @@ impl Layout {
 }
 
 impl RecordingInfo {
+    /// Returns when the recording began, in UTC, as `2026-11-29T18:48:50.123Z`.
+    #[must_use]
+    pub fn began_utc(&self) -> String {
+        Utc::of(self.began).text()
+    }
+
     /// Returns the first value with this name.
     #[must_use]
     pub fn field(&self, name: &str) -> Option<&str> {

@@ -70,10 +70,9 @@ pub(super) fn said_end(end: ReadEnd) -> String {
 
 fn head(reader: &RecordingReader) -> String {
     let info = reader.info();
-    let began = info.began.duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut text = String::new();
     // Writing to a string does not fail.
-    let _ = writeln!(text, "# began: {} s after 1970, in UTC", began.as_secs());
+    let _ = writeln!(text, "# began: {}", info.began_utc());
     let _ = writeln!(text, "# payloads: requests {:?}, replies {:?}", info.requests, info.replies);
     for (name, value) in &info.fields {
         let _ = writeln!(text, "# {}: {}", name.escape_debug(), value.escape_debug());
@@ -89,6 +88,7 @@ fn head_json(reader: &RecordingReader) -> String {
     let began = info.began.duration_since(UNIX_EPOCH).unwrap_or_default();
     let fields: Vec<[&String; 2]> = info.fields.iter().map(|(name, value)| [name, value]).collect();
     let head = json!({
+        "began": info.began_utc(),
         "began_s": began.as_secs(),
         "requests": format!("{:?}", info.requests).to_lowercase(),
         "replies": format!("{:?}", info.replies).to_lowercase(),

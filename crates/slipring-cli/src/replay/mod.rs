@@ -11,7 +11,9 @@ mod report;
 mod session;
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,8 +23,12 @@ use slipring::{Kind, Spawner};
 
 use crate::args::{seconds, usage};
 use crate::error::{Error, say};
+use crate::signals;
 use report::Report;
 use session::Session;
+
+/// More names for the directory of logs are not tried.
+const MOST_DIRECTORIES: u32 = 100;
 
 /// The options of `replay`.
 #[derive(Debug, Args)]
@@ -52,6 +58,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "SECS", default_value = "60", allow_hyphen_values = true,
           value_parser = seconds)]
     timeout: Duration,
+    /// Give each request the time until its deadline that it had in the recording. Those without a
+    /// deadline have --timeout, as all have without this option
+    #[arg(long)]
+    deadlines: bool,
     /// How far a number of float32 in an answer may be off: this much, or this part of the
     /// larger one. Without it, answers are compared byte by byte
     #[arg(long, value_name = "X", allow_hyphen_values = true, value_parser = tolerance)]
@@ -159,14 +169,30 @@ impl Logs {
         if let Some(directory) = &options.log_dir {
             return Ok(Self { directory: directory.clone(), is_for_the_moment: false });
         }
-        let name = format!("slipring-replay-{}", std::process::id());
-        let directory = std::env::temp_dir().join(name);
-        // A new one, not one that another user has put there.
-        fs::create_dir(&directory).map_err(|e| {
-            Error::failure(format!("cannot make the directory {}: {e}", directory.display()))
-        })?;
+        let directory = temporary()?;
+        let at_the_end = directory.clone();
+        signals::before_the_end(move || drop(fs::remove_dir_all(&at_the_end)))
+            .map_err(|e| Error::failure(format!("cannot handle signals: {e}")))?;
         Ok(Self { directory, is_for_the_moment: true })
     }
+}
+
+/// Makes a directory that only this user can look into: a log can have what requests have.
+fn temporary() -> Result<PathBuf, Error> {
+    for number in 0..MOST_DIRECTORIES {
+        let name = format!("slipring-replay-{}-{number}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        match DirBuilder::new().mode(0o700).create(&directory) {
+            Ok(()) => return Ok(directory),
+            // Of an earlier process with this id, or put there by another user.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => {
+                let directory = directory.display();
+                return Err(Error::failure(format!("cannot make the directory {directory}: {e}")));
+            }
+        }
+    }
+    Err(Error::failure("no directory for the worker's log can be made: --log-dir gives one"))
 }
 
 impl Drop for Logs {

@@ -24,6 +24,8 @@ use crate::error::Error;
 struct Incoming {
     kind: Kind,
     is_stream: bool,
+    /// How long it had until its deadline.
+    time_left: Option<Duration>,
     payload: Vec<u8>,
     /// All of it up to here is there.
     is_whole: bool,
@@ -179,6 +181,7 @@ impl<'a> Session<'a> {
         let fresh = Incoming {
             kind: frame.kind,
             is_stream: frame.is_stream,
+            time_left: frame.time_left,
             payload: Vec::new(),
             is_whole: !frame.is_continued,
         };
@@ -197,25 +200,26 @@ impl<'a> Session<'a> {
             self.incoming.insert(number, incoming);
             return Ok(());
         }
-        let Incoming { kind, is_stream, payload, is_whole } = incoming;
+        let Incoming { kind, is_stream, time_left, payload, is_whole } = incoming;
         if !is_whole {
             let what = (number, kind, payload.len());
             let why = "the recording does not have all of it";
             return Ok(report.tell(what, Outcome::NotSent, why)?);
         }
         self.wait_until(at);
-        self.send(number, (kind, is_stream), &payload, at, report)
+        let timeout = time_left.filter(|_| self.options.deadlines).unwrap_or(self.options.timeout);
+        self.send(number, (kind, is_stream, timeout), &payload, at, report)
     }
 
     fn send(
         &mut self,
         number: u64,
-        (kind, is_stream): (Kind, bool),
+        (kind, is_stream, timeout): (Kind, bool, Duration),
         payload: &[u8],
         at: Duration,
         report: &mut Report,
     ) -> Result<(), Stop> {
-        let asks = (is_stream, self.options.timeout);
+        let asks = (is_stream, timeout);
         let answer = loop {
             match Answer::ask(&self.channel, kind, payload, asks) {
                 Ok(answer) => break answer,

@@ -1,5 +1,7 @@
 //! `slipring replay`, with recordings of real hosts and real workers.
 
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -8,7 +10,7 @@ use slipring::recording::{Payloads, Recording};
 use slipring::worker::{self, Worker};
 use slipring::{Channel, Kind, Spawner};
 
-use crate::common::{Directory, Finished};
+use crate::common::{Directory, Finished, kill, until};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -31,12 +33,16 @@ fn the_worker_of_these_tests() {
     let mode = std::env::var(MODE).unwrap_or_default();
     let has = move |word: &str| mode.contains(word);
     let (crashes, whispers, is_noisy) = (has("crashes"), has("whispers"), has("noisy"));
+    let is_slow = has("slow");
     Worker::new(|_| Ok(()))
         .on(SHOUT, move |(), request, responder| {
             let text = request.text()?;
             if text == "boom" && crashes {
                 eprintln!("about to crash");
                 std::process::abort();
+            }
+            if text == "slow" && is_slow {
+                std::thread::sleep(LONG);
             }
             if text == "no" {
                 return Err("it cannot be shouted".into());
@@ -181,6 +187,43 @@ fn hashed_answers_are_compared_and_requests_left_out_are_not_sent() {
 }
 
 #[test]
+fn requests_have_the_time_that_they_had_if_that_is_asked_for() {
+    let directory = Directory::new();
+    let channel = recorded(&directory, "", whole);
+    channel.call(SHOUT, "slow", Duration::from_secs(2)).unwrap();
+    channel.close(LONG).unwrap();
+    let recording = channel.recording_path().unwrap().to_owned();
+    let late = replay("slow", &["--deadlines"], &recording);
+    assert_eq!(late.code, 1, "{late:?}");
+    assert!(late.stdout.contains("differs: ") && late.stdout.contains("timed out"), "{late:?}");
+    let same = replay("", &["--deadlines"], &recording).succeeded();
+    assert!(same.stdout.contains("1 answers are the same"), "{same:?}");
+}
+
+#[test]
+fn a_replay_that_is_ended_leaves_no_log_behind() {
+    let directory = Directory::new();
+    let recording = record_all(&directory, whole);
+    let temporary = directory.path("temporary");
+    std::fs::create_dir(&temporary).unwrap();
+    let logs = || std::fs::read_dir(&temporary).unwrap().flatten().next();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_slipring"));
+    command.arg("replay").arg(&recording).args(["--", "/bin/sleep", "1000"]);
+    let mut child = command.env("TMPDIR", &temporary).spawn().unwrap();
+    until("the directory of the log", || logs().is_some());
+    let mode = logs().unwrap().metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+    until("the handler of signals", || {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap().flatten();
+        let names = threads.flat_map(|thread| std::fs::read(thread.path().join("comm")));
+        names.into_iter().any(|name| name == b"signals\n")
+    });
+    kill("TERM", child.id());
+    assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));
+    assert!(logs().is_none());
+}
+
+#[test]
 fn records_are_listed_up_to_where_a_file_is_cut_or_damaged() {
     let directory = Directory::new();
     let recording = record_all(&directory, whole);
@@ -191,6 +234,8 @@ fn records_are_listed_up_to_where_a_file_is_cut_or_damaged() {
         assert!(listed.contains(words), "{words}: {listed}");
     }
     assert!(listed.contains("it cannot be shouted"), "{listed}");
+    let began = listed.lines().find_map(|line| line.strip_prefix("# began: 20")).unwrap();
+    assert!(began.len() == 22 && began.contains('T') && began.ends_with('Z'), "{began}");
     assert!(listed.lines().any(|line| line.contains(" end -\tclosed: exited with code 0")));
     let json = list(&["--json", "--only", "vector"], &recording).succeeded().stdout;
     assert_eq!(json.matches(r#""what":"re"#).count(), 2, "{json}");

@@ -6,7 +6,7 @@ const DAY: u64 = 24 * 60 * 60;
 
 /// A moment of the calendar, in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Utc {
+pub(crate) struct Utc {
     year: u64,
     month: u64,
     day: u64,
@@ -18,7 +18,7 @@ pub(super) struct Utc {
 
 impl Utc {
     /// Returns the moment; a moment before 1970 is taken for its begin.
-    pub(super) fn of(time: SystemTime) -> Self {
+    pub(crate) fn of(time: SystemTime) -> Self {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         let (days, seconds) = (since.as_secs() / DAY, since.as_secs() % DAY);
         // Days since the first of March of the year 0, in eras of 400 years. A year that begins in March
@@ -42,20 +42,20 @@ impl Utc {
     }
 
     /// As of ISO 8601, for example `2026-11-29T18:48:50.123Z`.
-    pub(super) fn text(self) -> String {
+    pub(crate) fn text(self) -> String {
         let Self { year, month, day, hour, minute, second, micros } = self;
         let ms = micros / 1000;
         format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
     }
 
     /// For the name of a file, for example `20261129T184850.123456Z`: names sort as their moments do.
-    pub(super) fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         let Self { year, month, day, hour, minute, second, micros } = self;
         format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}.{micros:06}Z")
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use std::time::Duration;
 
