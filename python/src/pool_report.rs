@@ -147,6 +147,8 @@ impl RoleMetrics {
                 ("spins", channels.spins),
                 ("parks", channels.parks),
                 ("wakes", channels.wakes),
+                ("recorded_frames", channels.recorded_frames),
+                ("unrecorded_frames", channels.unrecorded_frames),
                 ("ring_high_water", channels.ring_high_water),
                 ("workers", channels.workers),
                 ("ring_used", channels.ring_used),

@@ -261,14 +261,22 @@ impl Core {
     }
 
     /// The counters of all parts; all zero in a forked child.
+    /// How many frames were recorded, and how many were left out.
+    pub(super) fn recorded(&self) -> [u64; 2] {
+        self.tap.as_ref().map_or([0; 2], |tap| tap.counts())
+    }
+
     pub(super) fn stats(&self) -> Stats {
         if fork::is_forked_child() {
             return Stats::default();
         }
         let sender = self.sender.stats();
         let relaxed = |counter: &Counter| counter.load(Ordering::Relaxed);
+        let [recorded_frames, unrecorded_frames] = self.recorded();
         Stats {
             bytes_sent: sender.bytes,
+            recorded_frames,
+            unrecorded_frames,
             spins: relaxed(&self.sleeper.spins),
             parks: relaxed(&self.sleeper.parks),
             wakes: sender.wakes,

@@ -346,6 +346,8 @@ fn counters(stats: &Stats) -> Json {
         "unknown_frames": stats.unknown_frames,
         "cancels": stats.cancels,
         "copied_frames": stats.copied_frames,
+        "recorded_frames": stats.recorded_frames,
+        "unrecorded_frames": stats.unrecorded_frames,
         "spins": stats.spins,
         "parks": stats.parks,
         "wakes": stats.wakes,

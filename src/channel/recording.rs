@@ -42,6 +42,10 @@ impl FrameTap for RecorderTap {
     fn ended(&self) {
         self.recorder.ended();
     }
+
+    fn counts(&self) -> [u64; 2] {
+        self.recorder.counts()
+    }
 }
 
 /// Begins to record a worker that was started.

@@ -133,6 +133,11 @@ pub struct Stats {
     /// Frames that were copied out of the ring because another thread than the owner's read
     /// them.
     pub copied_frames: u64,
+    /// Frames that were recorded; 0 of a channel that is not: see
+    /// [`Spawner::record`](crate::Spawner::record).
+    pub recorded_frames: u64,
+    /// Frames that were left out of the recording, as its queue or the disk was full.
+    pub unrecorded_frames: u64,
     /// Waits that began by spinning.
     pub spins: u64,
     /// Waits that went to sleep.

@@ -35,7 +35,8 @@ impl Source for Core {
         let replies = [used, as_u64(self.receiver.leases_held()), spins, parks];
         let words = [of_channel, replies, self.sender.words(), self.status.words()].concat();
         let words = checksum(words.into_iter().chain([high_water]));
-        checksum(requests.into_iter().chain(self.pending.counters.words()).chain([words]))
+        let requests = requests.into_iter().chain(self.recorded());
+        checksum(requests.chain(self.pending.counters.words()).chain([words]))
     }
 
     fn row(&self, id: u64, now: u64) -> Option<Row> {
@@ -91,6 +92,9 @@ impl Source for Core {
             stream_window: as_u64(self.config.stream_window),
             health_ring_capacity: as_u64(self.config.health.capacity),
             reply_ring_high_water: stats.reply_ring_high_water,
+            recorded_frames: stats.recorded_frames,
+            unrecorded_frames: stats.unrecorded_frames,
+            is_recorded: self.tap.is_some().into(),
         };
         Some(Row {
             id,

@@ -23,4 +23,7 @@ pub(crate) trait FrameTap: fmt::Debug + Send + Sync {
 
     /// The channel is over. Frames that were in the ring are still received.
     fn ended(&self);
+
+    /// How many frames were kept of those that it has seen, and how many were not.
+    fn counts(&self) -> [u64; 2];
 }

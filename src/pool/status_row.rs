@@ -73,6 +73,8 @@ impl Source for RoleShared {
             overflowed: metrics.overflowed,
             overflowed_back: metrics.overflowed_back,
             reply_ring_high_water: channels.reply_ring_high_water,
+            recorded_frames: channels.recorded_frames,
+            unrecorded_frames: channels.unrecorded_frames,
         };
         Some(Row {
             id,

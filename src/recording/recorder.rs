@@ -52,7 +52,9 @@ pub(crate) type AskEnd = Box<dyn Fn(bool) -> Option<Ending> + Send>;
 pub struct RecordingStats {
     /// The file.
     pub path: PathBuf,
-    /// Records that were written, those that were overwritten since included.
+    /// Frames that are in the file or about to be, those that were overwritten since included.
+    pub frames: u64,
+    /// Records that were written, likewise: of frames, cancels, gaps and the end.
     pub records: u64,
     /// Bytes of records that were written, likewise.
     pub bytes: u64,
@@ -86,6 +88,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Queue {
     bytes: Vec<u8>,
+    /// Frames that were added.
+    frames: u64,
     /// Frames that found no room since the last record.
     untold: Lost,
     /// All of them.
@@ -197,15 +201,30 @@ impl Recorder {
         }
     }
 
+    /// How many frames are kept, and how many were left out.
+    pub(crate) fn counts(&self) -> [u64; 2] {
+        self.shared.queue.lock().counts()
+    }
+
     pub(crate) fn stats(&self) -> RecordingStats {
         let queue = self.shared.queue.lock();
+        let [frames, _] = queue.counts();
         RecordingStats {
             path: self.path.clone(),
+            frames,
             records: queue.records,
             bytes: queue.written_bytes,
             lost_frames: queue.lost.frames + queue.unwritten.frames,
             lost_bytes: queue.lost.bytes + queue.unwritten.bytes,
         }
+    }
+}
+
+impl Queue {
+    /// Frames that are kept, and those that were left out.
+    fn counts(&self) -> [u64; 2] {
+        let Self { frames, lost, unwritten, .. } = self;
+        [frames.saturating_sub(unwritten.frames), lost.frames + unwritten.frames]
     }
 }
 
@@ -234,9 +253,9 @@ impl Shared {
         let needed = 2 * RECORD_HEAD + payload.len() + 8;
         let has_room =
             queue.bytes.len() + needed <= self.limit && queue.bytes.try_reserve(needed).is_ok();
+        let frames = u64::from(matches!(head.what, what::REQUEST | what::REPLY));
         if !has_room {
-            let is_frame = matches!(head.what, what::REQUEST | what::REPLY);
-            let lost = Lost { frames: u64::from(is_frame), bytes: u64::from(head.len) };
+            let lost = Lost { frames, bytes: u64::from(head.len) };
             queue.untold.add(lost);
             queue.lost.add(lost);
             return;
@@ -249,6 +268,7 @@ impl Shared {
                 .enqueue(PeerBytes::empty(), &mut queue.bytes);
         }
         head.enqueue(payload, &mut queue.bytes);
+        queue.frames += frames;
         queue.added += 1;
         let is_half_full = queue.bytes.len() > self.limit / 2;
         let wakes = std::mem::take(&mut queue.is_idle) || (is_half_full && !queue.is_urgent);

@@ -111,6 +111,9 @@ numbers! {
     health_ring_capacity gauge "bytes" "The capacity of either ring for pings and their answers.",
     reply_ring_high_water gauge "bytes"
         "The most bytes in the reply ring when it seemed full, as the worker says.",
+    recorded_frames counter "frames" "Frames that were recorded.",
+    unrecorded_frames counter "frames" "Frames that the recording has left out: its queue or the disk was full.",
+    is_recorded gauge "0 or 1" "Whether the frames are recorded.",
 }
 
 numbers! {
@@ -154,4 +157,6 @@ numbers! {
     overflowed_back counter "requests" "Times that these had not begun it, and it came back.",
     reply_ring_high_water gauge "bytes"
         "The most bytes in one reply ring when it seemed full, as the workers say.",
+    recorded_frames counter "frames" "Frames of all channels that were recorded.",
+    unrecorded_frames counter "frames" "Frames that recordings have left out: their queue or the disk was full.",
 }

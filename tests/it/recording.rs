@@ -9,6 +9,7 @@ use slipring::recording::{
     self, AnswerKind, ChannelEnd, EndKind, Event, FramePayload, Payloads, ReadEnd, Record,
     Recording, RecordingReader,
 };
+use slipring::status_page::Numbers;
 use slipring::{Channel, Config, ErrorKind, ExitCause, RequestId, Spawner};
 
 /// What a recording says of one request.
@@ -61,6 +62,12 @@ fn told(path: &Path) -> (BTreeMap<RequestId, Told>, Option<ChannelEnd>) {
     (told, ended)
 }
 
+/// How many frames a recording has.
+fn frames(path: &Path) -> u64 {
+    let is_frame = |record: &&Record| matches!(record.event, Event::Request(_) | Event::Reply(_));
+    read(path).0.iter().filter(is_frame).count() as u64
+}
+
 fn answered(sent: Vec<u8>, got: Vec<u8>) -> Told {
     Told { sent, got, last: Some(AnswerKind::Result), ..Told::default() }
 }
@@ -104,7 +111,13 @@ fn what_threads_send_and_get_is_recorded_in_one_frame_or_in_pieces() {
     let end = end.unwrap();
     assert_eq!((end.kind, end.cause), (EndKind::Closed, Some(ExitCause::Exited(0))));
     let stats = channel.recording_stats().unwrap();
-    assert_eq!((stats.lost_frames, stats.path), (0, path));
+    assert_eq!((stats.lost_frames, &stats.path), (0, &path));
+    let frames = frames(&path);
+    let counted = channel.stats();
+    assert_eq!(
+        (stats.frames, counted.recorded_frames, counted.unrecorded_frames),
+        (frames, frames, 0)
+    );
 }
 
 #[test]
@@ -201,6 +214,7 @@ fn each_worker_of_a_pool_has_a_recording_of_its_own_also_after_a_death() {
     handle.call(ECHO, b"first", LONG).unwrap();
     handle.call(EXIT, &[7], LONG).unwrap_err();
     handle.call(ECHO, b"second", LONG).unwrap();
+    let counted = handle.metrics().channels;
     pool.close(LONG).unwrap();
     let mut paths: Vec<PathBuf> =
         std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -212,6 +226,8 @@ fn each_worker_of_a_pool_has_a_recording_of_its_own_also_after_a_death() {
     assert!(has(0, b"first") && has(1, b"second"), "{told:?}");
     let cause = |index: usize| told[index].1.as_ref().unwrap().cause;
     assert_eq!((cause(0), told.len()), (Some(ExitCause::Exited(7)), 2));
+    let frames: u64 = paths.iter().map(|path| frames(path)).sum();
+    assert_eq!((counted.recorded_frames, counted.unrecorded_frames), (frames, 0));
 }
 
 #[test]
@@ -260,6 +276,15 @@ fn a_file_that_may_not_grow_costs_frames_and_no_call() {
         assert_eq!(channel.call(ECHO, &bytes, LONG).unwrap().to_vec(), bytes);
     }
     eventually("frames are lost", || channel.recording_stats().unwrap().lost_frames > 150);
+    // Also for those who look from outside.
+    eventually("the page says so", || {
+        let host = slipring::status_page::host(std::process::id()).unwrap().unwrap();
+        let Numbers::Channel(it) = host.rows[0].numbers else { panic!("{host:?}") };
+        let stats = channel.recording_stats().unwrap();
+        let wanted = (stats.frames, stats.lost_frames, 200, 1);
+        (it.recorded_frames, it.unrecorded_frames, stats.frames + stats.lost_frames, it.is_recorded)
+            == wanted
+    });
     let (records, _) = read(&path);
     assert!(records.len() > 2, "{}", records.len());
 }

@@ -179,6 +179,8 @@ impl ChannelTotals {
         self.spins += stats.spins;
         self.parks += stats.parks;
         self.wakes += stats.wakes;
+        self.recorded_frames += stats.recorded_frames;
+        self.unrecorded_frames += stats.unrecorded_frames;
         self.ring_high_water = self.ring_high_water.max(stats.request_ring_high_water);
         self.reply_ring_high_water = self.reply_ring_high_water.max(stats.reply_ring_high_water);
     }

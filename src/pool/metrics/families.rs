@@ -82,7 +82,7 @@ type Entry<'a> = (Vec<(&'static str, String)>, Value<'a>);
 /// The name and the help of a family, its type, and its metrics of a role.
 type Row = (&'static str, &'static str, FamilyKind, for<'a> fn(&'a RoleMetrics) -> Vec<Entry<'a>>);
 
-const TABLE: [Row; 28] = [
+const TABLE: [Row; 30] = [
     (
         "slipring_requests",
         "Requests that have ended, by kind and outcome",
@@ -246,6 +246,15 @@ const TABLE: [Row; 28] = [
     ("slipring_received_bytes", "Bytes of the payloads that came", FamilyKind::Counter, |role| {
         number(role.channels.bytes_received)
     }),
+    ("slipring_recorded_frames", "Frames that were recorded", FamilyKind::Counter, |role| {
+        number(role.channels.recorded_frames)
+    }),
+    (
+        "slipring_unrecorded_frames",
+        "Frames that recordings have left out, as a queue or the disk was full",
+        FamilyKind::Counter,
+        |role| number(role.channels.unrecorded_frames),
+    ),
 ];
 
 fn number(value: u64) -> Vec<Entry<'static>> {

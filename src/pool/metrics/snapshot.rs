@@ -143,6 +143,10 @@ pub struct ChannelTotals {
     pub parks: u64,
     /// Times that a sleeping worker was woken for a request.
     pub wakes: u64,
+    /// Frames that were recorded.
+    pub recorded_frames: u64,
+    /// Frames that were left out of a recording, as its queue or the disk was full.
+    pub unrecorded_frames: u64,
     /// The most bytes that were in one request ring when it seemed full.
     pub ring_high_water: u64,
     /// The most bytes that were in one reply ring when it seemed full, as the workers say: as
