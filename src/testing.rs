@@ -63,7 +63,7 @@ pub fn spawn_thread<S>(
     worker.words.tell_what_is_understood();
     ends.worker_thread.start(&name, move || make().serve_link(worker, &role, &stop))?;
     let WorkerThread { state, thread } = ends.worker_thread;
-    Ok(Channel::over_thread(ends.parent, config, name, thread, state, Some(ends.wake_fd)))
+    Ok(Channel::over_thread(ends.parent, config, name, thread, state, Some(ends.wake_fd), None))
 }
 
 /// Starts a worker that uses the rings without requests and replies, as a thread of this

@@ -99,6 +99,8 @@ pub(crate) use progress::Observer;
 #[cfg(feature = "async")]
 pub use progress::Progress;
 pub(crate) use reactor_turn::{read_for_task, read_readable};
+#[cfg(feature = "named")]
+pub(crate) use recording::begin_external;
 pub use reply::Reply;
 pub use spawner::Spawner;
 pub(crate) use state::ChannelState;
@@ -165,12 +167,14 @@ impl Channel {
         thread: ExternalWorker,
         state: Arc<ChannelState>,
         wake_fd: Option<Arc<WakeFd>>,
+        recorder: Option<Arc<Recorder>>,
     ) -> Self {
         let ParentLink { data, health, words, .. } = link;
         let worker = WorkerHandle::external(&state, health, role, thread);
-        let core = Core::new(data, words, config, state, wake_fd, None);
+        let tap = recording::tap(recorder.as_ref(), &state);
+        let core = Core::new(data, words, config, state, wake_fd, tap);
         status_row::add(&core);
-        Self { core, worker, warm_up: None, recorder: None }
+        Self { core, worker, warm_up: None, recorder }
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {

@@ -7,6 +7,7 @@ use crate::channel::start::Options;
 use crate::channel::state::{ChannelState, Phase};
 use crate::channel::tap::FrameTap;
 use crate::channel::worker_handle::WorkerHandle;
+use crate::config::Config;
 use crate::error::{ExitCause, Result};
 use crate::recording::{self, AskEnd, EndKind, Ending, Payloads, Recorder, Recording};
 use crate::ring::Header;
@@ -18,9 +19,9 @@ pub(super) const LAST_FRAMES: Duration = Duration::from_secs(1);
 
 /// Shows the frames of a channel to its recorder.
 #[derive(Debug)]
-pub(super) struct RecorderTap {
-    pub(super) recorder: Arc<Recorder>,
-    pub(super) state: Arc<ChannelState>,
+struct RecorderTap {
+    recorder: Arc<Recorder>,
+    state: Arc<ChannelState>,
 }
 
 impl FrameTap for RecorderTap {
@@ -59,10 +60,32 @@ pub(super) fn begin(
         Some(number) => format!("{}-{number}", worker.role()),
         None => worker.role().to_owned(),
     };
-    let mut fields = fields(options, recording.requests == Payloads::Whole);
-    fields.push(("worker_pid".to_owned(), worker.pid().to_string()));
+    let fields = fields(options, recording.requests == Payloads::Whole);
+    start(recording, (&name, worker.pid()), &options.config, fields, state)
+}
+
+/// Begins to record a worker that this process has not started.
+#[cfg(feature = "named")]
+pub(crate) fn begin_external(
+    recording: &Recording,
+    (role, pid): (&str, u32),
+    config: &Config,
+    state: &Arc<ChannelState>,
+) -> Result<Arc<Recorder>> {
+    let fields = vec![("role".to_owned(), role.to_owned())];
+    start(recording, (role, pid), config, fields, state)
+}
+
+fn start(
+    recording: &Recording,
+    (name, worker): (&str, u32),
+    config: &Config,
+    mut fields: Vec<(String, String)>,
+    state: &Arc<ChannelState>,
+) -> Result<Arc<Recorder>> {
+    fields.push(("worker_pid".to_owned(), worker.to_string()));
     let ask = ask_end(Arc::clone(state));
-    let recorder = Arc::new(recording::begin(recording, &name, &options.config, fields, ask)?);
+    let recorder = Arc::new(recording::begin(recording, name, config, fields, ask)?);
     // The recording's thread has the state, so that this must not keep the recorder.
     let weak = Arc::downgrade(&recorder);
     state.set_flush(move |deadline: Deadline| {
@@ -71,6 +94,16 @@ pub(super) fn begin(
         }
     });
     Ok(recorder)
+}
+
+/// What shows the channel's frames to its recorder.
+pub(super) fn tap(
+    recorder: Option<&Arc<Recorder>>,
+    state: &Arc<ChannelState>,
+) -> Option<Arc<dyn FrameTap>> {
+    let tap = recorder
+        .map(|recorder| RecorderTap { recorder: Arc::clone(recorder), state: Arc::clone(state) })?;
+    Some(Arc::new(tap))
 }
 
 /// What the recording says of the worker. Arguments and extras can have secrets, as payloads can.

@@ -9,11 +9,10 @@ use std::time::Duration;
 
 use crate::channel::Channel;
 use crate::channel::core::Core;
-use crate::channel::recording::{self, RecorderTap};
+use crate::channel::recording;
 use crate::channel::spawn_checks::check_cpus;
 use crate::channel::start::{Options, Started};
 use crate::channel::status_row;
-use crate::channel::tap::FrameTap;
 use crate::channel::warm_up::WarmUp;
 use crate::config::Config;
 use crate::crash_report::CrashReports;
@@ -525,9 +524,7 @@ impl Spawner {
                 Some(recorder)
             }
         };
-        let tap = recorder.clone().map(|recorder| -> Arc<dyn FrameTap> {
-            Arc::new(RecorderTap { recorder, state: Arc::clone(&state) })
-        });
+        let tap = recording::tap(recorder.as_ref(), &state);
         let core = Core::new(data, words, &self.options.config, state, wake_fd, tap);
         status_row::add(&core);
         if let Some(reporter) = worker.reporter() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use zerocopy::FromZeros;
 
-use crate::channel::{Channel, ChannelState};
+use crate::channel::{Channel, ChannelState, begin_external};
 use crate::config::{Config, Tuning};
 use crate::error::{Error, ErrorKind, ExitCause, Result};
 use crate::link::ParentLink;
@@ -23,6 +23,7 @@ use crate::named::stale::maker_of;
 use crate::process::external::ExternalWorker;
 use crate::protocol::handshake::{copy_to_number, wait_to_numbers};
 use crate::protocol::role::check_name;
+use crate::recording::Recording;
 use crate::ring::copy_choice::FINDINGS;
 use crate::shm::layout::{RegionHeader, channel_id};
 use crate::shm::region::Regions;
@@ -42,6 +43,8 @@ pub struct NamedHost {
     claim: PeerClaim,
     closing: Arc<Closing>,
     maker: Process,
+    /// `None`: as the environment says.
+    recording: Option<Recording>,
     /// `None` once a channel was made of it.
     link: Option<ParentLink>,
 }
@@ -93,7 +96,8 @@ pub fn create(name: &str, config: &Config) -> Result<NamedHost> {
     let is_over = AtomicBool::new(false);
     let closing = Arc::new(Closing { names, state, wakes_worker, wakes_watch, is_over });
     let (name, config) = (name.to_owned(), config.clone());
-    Ok(NamedHost { name, config, down, up, claim, closing, maker, link: Some(link) })
+    let (recording, link) = (None, Some(link));
+    Ok(NamedHost { name, config, down, up, claim, closing, maker, recording, link })
 }
 
 impl NamedHost {
@@ -101,6 +105,21 @@ impl NamedHost {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Has the frames of the channel recorded: see [`Recording`]. By default they are recorded if the
+    /// variable `SLIPRING_RECORD` of this process's environment names a directory.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidConfig`] for a recording that cannot be; [`ErrorKind::Os`] if the directory is
+    /// relative to one that this process cannot find. The host stays as it was.
+    pub fn record(&mut self, recording: Recording) -> Result<()> {
+        recording.check()?;
+        let directory = std::path::absolute(&recording.directory)
+            .map_err(|e| Error::os("cannot find the directory of recordings", e))?;
+        self.recording = Some(Recording { directory, ..recording });
+        Ok(())
     }
 
     /// Waits until a worker has attached and returns the channel to it. Blocks for at most
@@ -111,7 +130,8 @@ impl NamedHost {
     /// [`ErrorKind::Timeout`] if none came: this can be called again then.
     /// [`ErrorKind::Handshake`] if one ended while it attached, and [`ErrorKind::Mismatch`]
     /// if it does not agree on the layout: make a new host then. [`ErrorKind::Closed`] if
-    /// a channel was returned before; [`ErrorKind::Os`] if no thread can be started;
+    /// a channel was returned before; [`ErrorKind::Os`] if no thread can be started, or the file of a
+    /// recording cannot be made;
     /// [`ErrorKind::Forked`] in a forked child.
     pub fn accept(&mut self, timeout: Duration) -> Result<Channel> {
         let spent = || {
@@ -122,11 +142,19 @@ impl NamedHost {
         if self.link.is_none() {
             return Err(spent());
         }
+        let of_environment = match self.recording {
+            None => Recording::of_environment()?,
+            Some(_) => None,
+        };
         let worker = self.await_worker(timeout)?;
+        let state = Arc::<ChannelState>::default();
+        let wanted = self.recording.as_ref().or(of_environment.as_ref());
+        let recorder = wanted
+            .map(|wanted| begin_external(wanted, (&self.name, worker.pid), &self.config, &state))
+            .transpose()?;
         let link = self.link.take().ok_or_else(spent)?;
         link.answer.check_attached()?;
 
-        let state = Arc::<ChannelState>::default();
         state.alarm.also_set(sleep_events(&self.up));
         let thread = ExternalWorker::new(worker.pid, {
             let closing = Arc::clone(&self.closing);
@@ -134,7 +162,7 @@ impl NamedHost {
         });
         let (ended, its_state) = (thread.clone(), Arc::clone(&state));
         let name = self.name.clone();
-        let channel = Channel::over_thread(link, &self.config, name, thread, state, None);
+        let channel = Channel::over_thread(link, &self.config, name, thread, state, None, recorder);
         let (claim, closing) = (self.claim.clone(), Arc::clone(&self.closing));
         peer::watch(
             "slipring-named",

@@ -5,4 +5,5 @@ mod attaching;
 mod ending;
 mod forking;
 mod leftovers;
+mod recorded;
 mod serving;
