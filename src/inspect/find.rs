@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use super::channel::{Source, examine};
 use super::memory::RegionFile;
-use super::report::{Inspection, Options, Refusal};
+use super::report::{ChannelMemory, Inspection, Options, Refusal};
 use crate::error::{Error, Result};
 use crate::shm::memfd::NAMES;
 use crate::status_page;
@@ -34,13 +34,27 @@ pub(super) fn inspect(pid: u32, options: &Options) -> Result<Inspection> {
     // The page was found by the number. The process was there then if it is there now.
     process.state()?;
     let own_pid = process.own_id();
-    let files = process.files(&mut refused)?;
-    let channels = files
-        .iter()
-        .map(|(id, [down, up])| examine(&Source { id: *id, down, up, pid: own_pid }, options));
-    let channels = channels.collect();
+    let look = |id: u64, [down, up]: &[RegionFile; 2]| {
+        examine(&Source { id, down, up, pid: own_pid }, options)
+    };
+    let channels = process.channels(&mut refused, look)?.into_values().collect();
     let has_ended = process.state().is_err();
     Ok(Inspection { pid, host, channels, refused, has_ended })
+}
+
+/// Looks at a channel whose regions are these files, that of the host first.
+#[cfg(feature = "named")]
+pub(crate) fn examine_files(
+    files: [File; 2],
+    id: u64,
+    pid: Option<u32>,
+    options: &Options,
+) -> ChannelMemory {
+    let [down, up] = files.map(|file| {
+        let len = file.metadata().map_or(0, |found| found.len());
+        RegionFile { file, len }
+    });
+    examine(&Source { id, down: &down, up: &up, pid }, options)
 }
 
 /// Where the files of a channel's regions can be opened, that of the host first.
@@ -132,23 +146,28 @@ impl Process {
         ids.split_ascii_whitespace().last()?.parse().ok()
     }
 
-    /// Opens the files of all regions that are kept. Channels begin and end meanwhile: what is there in
-    /// part only is looked for again.
-    fn files(&self, refused: &mut Vec<Refusal>) -> Result<BTreeMap<u64, [RegionFile; 2]>> {
-        let mut files = BTreeMap::new();
+    /// Looks at all channels whose regions are kept, one after the other: their files may be more than this
+    /// process may open together. Channels begin and end meanwhile: what is there in part only is looked for
+    /// again.
+    fn channels(
+        &self,
+        refused: &mut Vec<Refusal>,
+        look: impl Fn(u64, &[RegionFile; 2]) -> ChannelMemory,
+    ) -> Result<BTreeMap<u64, ChannelMemory>> {
+        let mut found = BTreeMap::new();
         for left in (0..LISTINGS).rev() {
             let regions = self.regions()?;
-            if regions.len() > MOST_CHANNELS && files.is_empty() {
+            if regions.len() > MOST_CHANNELS && found.is_empty() {
                 let (what, more) = ("channels".to_owned(), regions.len() - MOST_CHANNELS);
                 refused.push(Refusal { what, why: format!("{more} more are left out") });
             }
             let mut is_whole = true;
             for (id, paths) in regions.into_iter().take(MOST_CHANNELS) {
-                if files.contains_key(&id) {
+                if found.contains_key(&id) {
                     continue;
                 }
                 match open_both(&paths, id) {
-                    Ok(both) => drop(files.insert(id, both)),
+                    Ok(both) => drop(found.insert(id, look(id, &both))),
                     Err(Refusal { what, why }) if left == 0 => refused.push(Refusal { what, why }),
                     Err(_) => is_whole = false,
                 }
@@ -157,7 +176,7 @@ impl Process {
                 break;
             }
         }
-        Ok(files)
+        Ok(found)
     }
 
     /// The descriptors of regions that are kept, by the short ids of their channels.
@@ -211,8 +230,10 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
+    use crate::process::testing::alone;
     use crate::shm::layout::short_id;
     use crate::shm::memfd;
+    use crate::sys::process::set_limit;
 
     #[test]
     fn only_the_names_that_hosts_write_are_regions() {
@@ -249,6 +270,23 @@ mod tests {
         assert!(matches!(open(&"/dev/null".into(), id, 1), Err(Unread::Gone)));
         drop(regions);
         assert!(open_both(&paths, id).is_err(), "closed");
+    }
+
+    #[test]
+    fn more_channels_are_looked_at_than_can_be_opened_together() {
+        alone(|| {
+            let make = || {
+                let (regions, files) = memfd::create_to_keep(&Config::small()).unwrap();
+                memfd::keep(&regions.peer, files);
+                regions
+            };
+            let all: Vec<_> = (0..40).map(|_| make()).collect();
+            let last = std::fs::File::open("/dev/null").unwrap().as_raw_fd();
+            let limit = u64::try_from(last).unwrap() + 10;
+            set_limit(libc::RLIMIT_NOFILE, limit, limit).unwrap();
+            let found = inspect(std::process::id(), &Options::default()).unwrap();
+            assert_eq!((found.channels.len(), found.refused), (all.len(), Vec::new()));
+        });
     }
 
     #[test]

@@ -29,6 +29,9 @@ pub use report::{
     RingMemory, Verdict, WaitWord, WorkerLines,
 };
 
+#[cfg(feature = "named")]
+pub(crate) use find::examine_files;
+
 use crate::error::Result;
 
 /// Looks at a process. Blocks only while the files are read.

@@ -34,7 +34,8 @@ pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"SLIPNAME");
 pub(crate) const VERSION: u32 = 1;
 
 pub(crate) const MAKER: usize = 2048;
-const CLAIM: usize = 2176;
+pub(super) const CLAIM: usize = 2176;
+pub(super) const CLAIM_STATE: usize = CLAIM + 4;
 pub(crate) const DATA_EVENT: usize = 2304;
 pub(crate) const HEALTH_EVENT: usize = 2432;
 pub(crate) const EVENT_LEN: usize = 128;
@@ -135,7 +136,7 @@ pub(crate) fn claim(region: &OwnRegion, pid: u32, start_time: u64) -> Result<Own
         )));
     }
     region.u64_at(CLAIM + 8)?.store(start_time, Ordering::Relaxed);
-    region.u32_at(CLAIM + 4)
+    region.u32_at(CLAIM_STATE)
 }
 
 /// The claim line as the parent sees it.
@@ -147,7 +148,7 @@ pub(crate) struct PeerClaim {
 
 impl PeerClaim {
     pub(crate) fn of(region: &PeerRegion) -> Result<Self> {
-        Ok(Self { region: region.clone(), state: Arc::new(region.u32_at(CLAIM + 4)?) })
+        Ok(Self { region: region.clone(), state: Arc::new(region.u32_at(CLAIM_STATE)?) })
     }
 
     pub(crate) fn state(&self) -> u32 {

@@ -66,17 +66,20 @@
 //! The segments of channel `x` are `slipring.x.down` and `slipring.x.up`, of mode 0600.
 //! They are removed when the channel is dropped, or when the host is dropped before it has made
 //! a channel. The segments of a process that was killed stay: [`stale`] finds them and
-//! [`Stale::remove`] removes them.
+//! [`Stale::remove`] removes them. [`present`] finds the channels whose makers live, and
+//! [`Present::inspect`] looks at their memory.
 
 mod attach;
 mod host;
 mod layout;
 mod names;
 mod peer;
+mod present;
 mod segment;
 mod segment_file;
 mod slices;
 mod stale;
 
 pub use host::{NamedHost, create};
+pub use present::{Present, PresentState, present};
 pub use stale::{Stale, stale};

@@ -123,7 +123,7 @@ pub(super) fn maker_of(path: &Path) -> Option<Process> {
     process_of(&line_of(&file_of(path).ok()??))
 }
 
-fn process_of(line: &MakerLine) -> Option<Process> {
+pub(super) fn process_of(line: &MakerLine) -> Option<Process> {
     let MakerLine { pid, start_time, namespace, .. } = *line;
     let is_known = line.magic == MAGIC && line.version == VERSION;
     is_known.then_some(Process { pid, start_time, namespace })
@@ -131,7 +131,7 @@ fn process_of(line: &MakerLine) -> Option<Process> {
 
 /// The maker line; zeros if the file is too short. It is read, not mapped, so that a file that is
 /// truncated meanwhile does no harm.
-fn line_of(file: &File) -> MakerLine {
+pub(super) fn line_of(file: &File) -> MakerLine {
     let mut line = MakerLine::new_zeroed();
     match file.read_exact_at(line.as_mut_bytes(), as_u64(MAKER)) {
         Ok(()) => line,

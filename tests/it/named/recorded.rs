@@ -1,5 +1,9 @@
-//! Recordings of named channels.
+//! Recordings of named channels, and what others see of such channels.
 
+use std::os::unix::fs::FileExt;
+
+use slipring::inspect::{Options, Verdict};
+use slipring::named::{Present, PresentState};
 use slipring::recording::{EndKind, Event, Payloads, Record, Recording, RecordingReader};
 use slipring::{Config, ErrorKind, ExitCause};
 
@@ -43,4 +47,61 @@ fn a_recording_that_cannot_be_made_leaves_the_named_host_as_it_was() {
     let channel = host.accept(LONG).unwrap();
     reap(child);
     assert_eq!(channel.call(ECHO, b"served", LONG).unwrap().to_vec(), b"served");
+}
+
+fn present(name: &str) -> Option<Present> {
+    slipring::named::present().unwrap().into_iter().find(|it| it.name == name)
+}
+
+#[test]
+fn others_see_a_named_channel_from_its_making_to_its_end() {
+    let name = crate::common::named::fresh_name();
+    let waiting = slipring::named::create(&name, &Config::small()).unwrap();
+    let found = present(&name).unwrap();
+    assert_eq!((found.state, found.worker_pid), (PresentState::Waiting, None));
+    assert_eq!(found.host_pid, std::process::id());
+    drop(waiting);
+    assert_eq!(present(&name), None);
+
+    let (mut host, child) = start(&Config::small(), "worker_entry");
+    let channel = host.accept(LONG).unwrap();
+    channel.call(ECHO, b"seen", LONG).unwrap();
+    let found = present(host.name()).unwrap();
+    assert_eq!((found.state, found.worker_pid), (PresentState::Attached, Some(child.id())));
+    let memory = found.inspect(&Options::default()).unwrap();
+    let wrong = memory.checks.iter().filter(|check| check.verdict == Verdict::Wrong);
+    assert_eq!(wrong.count(), 0, "{memory:?}");
+    assert_eq!((memory.id, memory.rings.len()), (found.id, 4));
+    assert_eq!(memory.worker.unwrap().served, 1);
+    reap(child);
+    channel.close(LONG).unwrap();
+    assert_eq!(present(host.name()).unwrap().state, PresentState::Detached);
+    drop(channel);
+    assert_eq!(present(host.name()), None);
+    assert_eq!(found.inspect(&Options::default()), None);
+}
+
+#[test]
+fn garbage_in_the_segments_of_a_name_is_no_channel_and_no_panic() {
+    let name = crate::common::named::fresh_name();
+    let path = |side: &str| format!("/dev/shm/slipring.{name}.{side}");
+    let host = slipring::named::create(&name, &Config::small()).unwrap();
+    let found = present(&name).unwrap();
+    for (offset, byte) in [(0, 1), (8, 9), (40, 0xFF), (48, 0xFF), (2168, 9)] {
+        let file = std::fs::OpenOptions::new().read(true).write(true).open(path("down")).unwrap();
+        let mut before = [0];
+        file.read_exact_at(&mut before, offset).unwrap();
+        file.write_all_at(&[byte], offset).unwrap();
+        let memory = found.inspect(&Options::default()).unwrap();
+        let is_wrong = memory.checks.iter().any(|check| check.verdict == Verdict::Wrong);
+        let state = present(&name).unwrap().state;
+        assert_ne!(is_wrong, state == PresentState::Unknown, "{offset}: {memory:?}");
+        file.write_all_at(&before, offset).unwrap();
+    }
+    let file = std::fs::OpenOptions::new().write(true).open(path("up")).unwrap();
+    file.set_len(100).unwrap();
+    let memory = found.inspect(&Options::default()).unwrap();
+    assert!(memory.checks.iter().any(|check| check.verdict == Verdict::Wrong), "{memory:?}");
+    assert_eq!(present(&name).unwrap().state, PresentState::Waiting);
+    drop(host);
 }

@@ -1,5 +1,6 @@
 //! What the status page tells of a channel, and in a line of a role.
 
+use slipring::named::Present;
 use slipring::status_page::{ChannelNumbers, RoleNumbers, Row};
 
 use super::text::{Text, bytes, nanos};
@@ -88,6 +89,14 @@ pub(super) fn describe_role(text: &mut Text, row: &Row, numbers: &RoleNumbers) {
         ),
     );
     note(text, row);
+}
+
+/// A named channel: its name, how far it is, and between which processes.
+pub(super) fn name(channel: &Present) -> String {
+    let Present { name, host_pid, state, bytes: all, .. } = channel;
+    let worker = channel.worker_pid.map(|pid| format!(" and worker {pid}")).unwrap_or_default();
+    let (state, all) = (state.name(), bytes(*all));
+    format!("{name}: {state}, of host {host_pid}{worker}, {all} in /dev/shm")
 }
 
 fn note(text: &mut Text, row: &Row) {

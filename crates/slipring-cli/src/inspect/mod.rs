@@ -6,6 +6,7 @@ mod memory;
 mod text;
 
 use slipring::inspect::{self, ChannelMemory, Inspection, Verdict};
+use slipring::named::{self, Present};
 use slipring::status_page::{Host, Numbers};
 
 use crate::args::number;
@@ -41,20 +42,47 @@ pub(crate) fn run(options: &Options) -> Result<(), Error> {
     limits.payload_bytes = options.payloads;
     let found = inspect::process(options.pid, &limits);
     let found = found.map_err(|e| Error::failure(format!("{e:#}")))?;
-    if found.host.is_none() && found.channels.is_empty() {
+    let named = named_channels(options.pid, &limits);
+    if found.host.is_none() && found.channels.is_empty() && named.is_empty() {
         return Err(Error::failure(why_nothing(&found)));
     }
     let text = match options.json {
-        true => serde_json::to_string(&found).map(|text| text + "\n"),
-        false => Ok(description(&found)),
+        true => {
+            json(&found, &named).map_err(|e| Error::failure(format!("cannot write JSON: {e}")))?
+        }
+        false => description(&found, &named),
     };
-    let text = text.map_err(|e| Error::failure(format!("cannot write JSON: {e}")))?;
     Stdout::open()?.print(&text)?;
-    let checks = found.channels.iter().flat_map(|channel| &channel.checks);
+    let of_named = named.iter().filter_map(|named| named.memory.as_ref());
+    let checks = found.channels.iter().chain(of_named).flat_map(|channel| &channel.checks);
     match checks.filter(|check| check.verdict == Verdict::Wrong).count() {
         0 => Ok(()),
         wrong => Err(Error::failure(format!("process {}: {wrong} checks fail", found.pid))),
     }
+}
+
+/// A named channel that the process has made or is attached to.
+struct Named {
+    channel: Present,
+    memory: Option<ChannelMemory>,
+}
+
+/// The named channels of a process. Where they cannot be listed there are none to show.
+fn named_channels(pid: u32, limits: &inspect::Options) -> Vec<Named> {
+    let all = named::present().unwrap_or_default().into_iter();
+    let of_it = all.filter(|it| it.host_pid == pid || it.worker_pid == Some(pid));
+    of_it.map(|channel| Named { memory: channel.inspect(limits), channel }).collect()
+}
+
+fn json(found: &Inspection, named: &[Named]) -> serde_json::Result<String> {
+    let mut value = serde_json::to_value(found)?;
+    if let Some(object) = value.as_object_mut() {
+        let named = named.iter().map(
+            |Named { channel, memory }| serde_json::json!({ "channel": channel, "memory": memory }),
+        );
+        object.insert("named".to_owned(), named.collect());
+    }
+    Ok(format!("{value}\n"))
 }
 
 /// Why there is nothing to show.
@@ -70,7 +98,7 @@ fn why_nothing(found: &Inspection) -> String {
     format!("nothing of process {pid} can be read: {}", refused.collect::<Vec<_>>().join("; "))
 }
 
-fn description(found: &Inspection) -> String {
+fn description(found: &Inspection, named: &[Named]) -> String {
     let mut text = Text::default();
     match &found.host {
         Some(host) => title(&mut text, host),
@@ -90,7 +118,12 @@ fn description(found: &Inspection) -> String {
             Numbers::Channel(numbers) => {
                 channel::describe(&mut text, row, numbers);
                 let id = numbers.channel_id;
-                match found.channels.iter().find(|memory| memory.id == id) {
+                let by_name = named.iter().find(|named| named.channel.id == id);
+                let kept = found.channels.iter().find(|memory| memory.id == id);
+                if let Some(named) = by_name {
+                    text.line(1, format!("name        {}", channel::name(&named.channel)));
+                }
+                match kept.or(by_name.and_then(|named| named.memory.as_ref())) {
                     Some(memory) => {
                         shown.push(id);
                         memory::describe(&mut text, memory);
@@ -107,6 +140,13 @@ fn description(found: &Inspection) -> String {
         text.line(0, "");
         text.line(0, "a channel that is not on the status page");
         memory::describe(&mut text, memory);
+    }
+    for Named { channel, memory } in named.iter().filter(|it| !shown.contains(&it.channel.id)) {
+        text.line(0, "");
+        text.line(0, format!("named channel {}", channel::name(channel)));
+        if let Some(memory) = memory {
+            memory::describe(&mut text, memory);
+        }
     }
     text.done()
 }

@@ -279,3 +279,22 @@ fn memory_that_cannot_be_is_said_to_be_wrong_and_fails() {
     let refused = look(&|_| {}, 0);
     assert!(refused.stderr.contains("region has seals 0x0, expected at least 0x17"), "{refused:?}");
 }
+
+#[test]
+fn channels_by_name_are_shown_with_their_memory() {
+    let (pid, name) = (std::process::id(), format!("inspect-{}", std::process::id()));
+    let host = slipring::named::create(&name, &slipring::Config::small()).unwrap();
+    let text = inspect(pid, &[]).succeeded().stdout;
+    let begin = format!("\nnamed channel {name}: waiting, of host {pid}, ");
+    let (_, shown) = text.split_once(&begin).unwrap_or_else(|| panic!("{text}"));
+    for part in ["in /dev/shm\n  memory ", "skipped worker's header: no worker has attached\n"] {
+        assert!(shown.contains(part), "{part}: {text}");
+    }
+    let found = json(pid);
+    let channel = &found["named"][0];
+    assert_eq!(channel["channel"]["name"], name);
+    assert_eq!(channel["channel"]["state"], "waiting");
+    assert_eq!(channel["memory"]["layout"]["host_pid"], pid);
+    drop(host);
+    assert!(!inspect(pid, &[]).stdout.contains(&name));
+}
