@@ -240,15 +240,17 @@ fn a_signal_ends_it_also_where_the_terminal_takes_nothing_more() {
     let mut terminal = Terminal::start_unread(top(), 80);
     let cooked = terminal.modes();
     until("the screen", || terminal.modes() != cooked);
-    // Each key is drawn, until the terminal's buffer is full and a write waits. Then no key is taken.
-    terminal.press("/");
     // SAFETY: integers only.
     unsafe { libc::fcntl(terminal.keys.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
-    let mut refused = 0;
+    // Each key changes the last line, until the terminal's buffer is full and a write waits. Then the
+    // program sleeps although there are keys.
+    let state = format!("/proc/{0}/task/{0}/stat", terminal.child.id());
+    let mut sleeps = 0;
     until("the program to wait", || {
-        refused = if terminal.keys.write(&[b'x'; 100]).is_ok() { 0 } else { refused + 1 };
-        // Two seconds: many keys are taken at once, and drawn one by one.
-        refused > 400
+        let takes_keys = terminal.keys.write(b"/\r/\r/\r/\r").is_ok();
+        let state = std::fs::read_to_string(&state).unwrap();
+        sleeps = if !takes_keys && state.contains(") S ") { sleeps + 1 } else { 0 };
+        sleeps > 100
     });
     terminal.signal(libc::SIGTERM);
     assert_eq!(terminal.end().signal(), Some(libc::SIGTERM));
