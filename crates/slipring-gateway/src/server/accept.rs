@@ -15,7 +15,7 @@ use tokio::sync::watch::Receiver;
 use tokio::time::{sleep, timeout};
 
 use super::caller::Caller;
-use super::connections::Seat;
+use super::connections::{Peer, Seat};
 use super::preface::greet;
 use super::route::{Others, Route};
 use super::{Shared, Stage};
@@ -52,7 +52,7 @@ pub(super) async fn run(
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
                     shared.counters.connections.add(1);
-                    let seat = shared.connections.begin();
+                    let seat = shared.connections.begin(Peer::of(peer.ip()));
                     let tls = tls.clone();
                     tasks.spawn(connection(Arc::clone(shared), stream, peer, seat, tls));
                 }
@@ -161,7 +161,7 @@ pub(super) async fn serve<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         .keep_alive_interval(limits.keep_alive_interval)
         // It only asks: the stream itself knows better whether an answer is late.
         .keep_alive_timeout(NEVER);
-    let caller = Arc::new(Caller::new(&shared));
+    let caller = Arc::new(Caller::new(&shared, &seat));
     let route = Route::new(Arc::clone(&caller), Arc::clone(&seat));
     let mut served = pin!(builder.serve_connection(TokioIo::new(io), route));
     let mut stage = shared.stage();

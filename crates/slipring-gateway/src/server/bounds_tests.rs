@@ -1,6 +1,7 @@
 //! What callers hold in memory, keep busy and have the gateway do is bounded.
 
 use std::future::{pending, poll_fn, ready};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use slipring::backend::{Backend, BackendLoad, BackendRequest, BoxChunks, BoxFutu
 use slipring::{Error, ErrorKind, Health, Kind, Reply, RequestId, Result, StreamTimeouts};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::connections::Peer;
 use super::preface::greet;
 use super::{Gateway, GatewayBuilder, accept};
 use crate::proto;
@@ -102,7 +104,7 @@ async fn connect(gateway: &Gateway, window: u32) -> SendRequest<Bytes> {
     let (near, far) = tokio::io::duplex(MIB);
     let shared = Arc::clone(&gateway.0);
     tokio::spawn(async move {
-        let seat = shared.connections.begin();
+        let seat = shared.connections.begin(Peer::of(Ipv4Addr::LOCALHOST.into()));
         let io = greet(far).await.unwrap();
         assert!(shared.connections.establish(&seat));
         accept::serve(shared, seat, io).await;

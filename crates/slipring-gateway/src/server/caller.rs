@@ -4,19 +4,27 @@ use std::sync::Arc;
 
 use super::Shared;
 use super::budget::{Held, Memory};
+use super::connections::{AtWorkers, Seat, Workers};
 use super::unread::Answers;
 
 /// The gateway, and what a connection uses of it.
 pub(super) struct Caller {
     pub(super) shared: Arc<Shared>,
     pub(super) answers: Arc<Answers>,
+    workers: Workers,
     memory: Arc<Memory>,
 }
 
 impl Caller {
-    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+    pub(super) fn new(shared: &Arc<Shared>, seat: &Seat) -> Self {
         let memory = Memory::new(&shared.memory, shared.buffers, shared.longest_request());
-        Self { shared: Arc::clone(shared), answers: Arc::default(), memory }
+        let (shared, workers) = (Arc::clone(shared), seat.workers());
+        Self { shared, answers: Arc::default(), workers, memory }
+    }
+
+    /// Notes that workers have a request.
+    pub(super) fn at_workers(&self) -> AtWorkers {
+        self.workers.have_request()
     }
 
     /// Begins to count bytes in memory.

@@ -57,9 +57,10 @@ async fn call(
     in_pieces: bool,
 ) -> Result<Body, Status> {
     let shared = &caller.shared;
-    let in_flight = InFlight::begin(shared, record).ok_or_else(|| shared.refusal())?;
+    let mut in_flight = InFlight::begin(shared, record).ok_or_else(|| shared.refusal())?;
     let deadline = Deadline::of(request.headers(), shared.limits.call_timeout)?;
     let (head, payload) = request::whole(request, caller, deadline).await?;
+    in_flight.is_whole(caller);
     let backend = shared.role(&head.role)?;
     let len = payload.len();
     let asked = record.asked(&head.role, request_of(&head, payload)?, len);
@@ -80,9 +81,10 @@ async fn stream(
     in_pieces: bool,
 ) -> Result<Body, Status> {
     let shared = &caller.shared;
-    let in_flight = InFlight::begin(shared, record).ok_or_else(|| shared.refusal())?;
+    let mut in_flight = InFlight::begin(shared, record).ok_or_else(|| shared.refusal())?;
     let deadline = Deadline::of(request.headers(), Duration::MAX)?;
     let (head, payload) = request::whole(request, caller, deadline).await?;
+    in_flight.is_whole(caller);
     let backend = shared.role(&head.role)?;
     let len = payload.len();
     let asked = record.asked(&head.role, request_of(&head, payload)?, len);

@@ -1,6 +1,7 @@
 //! How many connections there are, and which one gives way to a new one.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,9 +26,26 @@ struct State {
     established: BTreeMap<u64, Arc<Place>>,
 }
 
+/// Whom a connection is from: the address, or the network of 64 bits in which a host of IPv6 chooses its
+/// addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Peer(IpAddr);
+
+impl Peer {
+    pub(super) fn of(address: IpAddr) -> Self {
+        Self(match address.to_canonical() {
+            IpAddr::V6(address) => {
+                Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into()
+            }
+            version_4 => version_4,
+        })
+    }
+}
+
 /// A connection, as its own task and its requests see it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Place {
+    peer: Peer,
     evicted: Notify,
     use_: Mutex<Use>,
 }
@@ -35,6 +53,8 @@ struct Place {
 #[derive(Debug, Default, Clone, Copy)]
 struct Use {
     requests: usize,
+    /// Those of them that were handed to workers.
+    at_workers: usize,
     /// The time of the last change, by the clock of the connections.
     since: u64,
 }
@@ -55,6 +75,14 @@ pub(super) struct Used {
     clock: Arc<AtomicU64>,
 }
 
+/// Counts the requests of one connection that workers have.
+#[derive(Debug)]
+pub(super) struct Workers(Arc<Place>);
+
+/// A request that workers have. Its connection does not give way as long as this lives.
+#[derive(Debug)]
+pub(super) struct AtWorkers(Arc<Place>);
+
 impl Connections {
     pub(super) fn new(limits: ConnectionLimits) -> Self {
         Self { limits, state: Arc::default(), clock: Arc::default() }
@@ -70,42 +98,60 @@ impl Connections {
     }
 
     /// Takes a new connection. The oldest one whose handshake is not over gives way to it.
-    pub(super) fn begin(&self) -> Seat {
+    pub(super) fn begin(&self, peer: Peer) -> Seat {
         let mut state = lock(&self.state);
         while state.handshaking.len() >= self.limits.handshaking.max(1) {
             let Some((_, oldest)) = state.handshaking.pop_first() else { break };
             oldest.evicted.notify_one();
         }
-        let (id, place) = (state.next, Arc::<Place>::default());
+        let (evicted, use_) = (Notify::new(), Mutex::default());
+        let (id, place) = (state.next, Arc::new(Place { peer, evicted, use_ }));
         state.next += 1;
         state.handshaking.insert(id, Arc::clone(&place));
         drop(state);
         Seat { state: Arc::clone(&self.state), clock: Arc::clone(&self.clock), id, place }
     }
 
-    /// The handshake of a connection is over. Returns whether there is a place for it: the connection
-    /// that has had no request for the longest gives way, if there is one.
+    /// The handshake of a connection is over. Returns whether there is a place for it, for which another
+    /// one may give way.
     pub(super) fn establish(&self, seat: &Seat) -> bool {
         let mut state = lock(&self.state);
         if state.handshaking.remove(&seat.id).is_none() {
             return false;
         }
         if state.established.len() >= self.limits.established {
-            let mut idle: Option<(u64, u64)> = None;
-            for (id, place) in &state.established {
-                let Use { requests, since } = *lock(&place.use_);
-                if requests == 0 && idle.is_none_or(|(_, earliest)| since < earliest) {
-                    idle = Some((*id, since));
-                }
-            }
-            let Some((id, _)) = idle else { return false };
-            if let Some(idle) = state.established.remove(&id) {
-                idle.evicted.notify_one();
+            let Some(id) = state.gives_way_to(seat.place.peer) else { return false };
+            if let Some(place) = state.established.remove(&id) {
+                place.evicted.notify_one();
             }
         }
         lock(&seat.place.use_).since = tick(&self.clock);
         state.established.insert(seat.id, Arc::clone(&seat.place));
         true
+    }
+}
+
+impl State {
+    /// Which connection gives way to a new one of this peer: the one that has had no request for the
+    /// longest. If all have one, such as `Watch`, it is one of the peer that has the most, if those are at
+    /// least two more than the new one's, and the workers have no request of it.
+    ///
+    /// So nobody keeps others out by connections that do nothing. The numbers of the two come closer each
+    /// time: it comes to an end, also if those that gave way come back.
+    fn gives_way_to(&self, new: Peer) -> Option<u64> {
+        let mut counts = BTreeMap::<Peer, usize>::new();
+        for place in self.established.values() {
+            *counts.entry(place.peer).or_default() += 1;
+        }
+        let own = counts.get(&new).copied().unwrap_or(0);
+        let most = counts.values().copied().max().filter(|most| *most > own + 1);
+        let candidates = self.established.iter().filter_map(|(id, place)| {
+            let Use { requests, at_workers, since } = *lock(&place.use_);
+            let has_most = counts.get(&place.peer).copied() == most;
+            let gives_way = requests == 0 || (has_most && at_workers == 0);
+            gives_way.then_some((requests > 0, since, *id))
+        });
+        candidates.min().map(|(_, _, id)| id)
     }
 }
 
@@ -119,6 +165,25 @@ impl Seat {
     pub(super) fn begin_use(&self) -> Used {
         lock(&self.place.use_).requests += 1;
         Used { place: Arc::clone(&self.place), clock: Arc::clone(&self.clock) }
+    }
+
+    /// Returns what counts the requests that workers have.
+    pub(super) fn workers(&self) -> Workers {
+        Workers(Arc::clone(&self.place))
+    }
+}
+
+impl Workers {
+    /// Notes that workers have a request.
+    pub(super) fn have_request(&self) -> AtWorkers {
+        lock(&self.0.use_).at_workers += 1;
+        AtWorkers(Arc::clone(&self.0))
+    }
+}
+
+impl Drop for AtWorkers {
+    fn drop(&mut self) {
+        lock(&self.0.use_).at_workers -= 1;
     }
 }
 
@@ -150,6 +215,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
+    const HERE: Peer = Peer(IpAddr::V6(Ipv6Addr::LOCALHOST));
+
     fn connections(handshaking: usize, established: usize) -> Connections {
         let handshake_timeout = Duration::from_secs(60);
         Connections::new(ConnectionLimits { handshaking, established, handshake_timeout })
@@ -159,7 +226,7 @@ mod tests {
     async fn the_oldest_handshake_gives_way_to_a_new_one() {
         let connections = connections(2, 9);
         let (first, second, third) =
-            (connections.begin(), connections.begin(), connections.begin());
+            (connections.begin(HERE), connections.begin(HERE), connections.begin(HERE));
         first.evicted().await;
         assert!(!connections.establish(&first), "its place is gone");
         assert!(connections.establish(&second) && connections.establish(&third));
@@ -169,14 +236,66 @@ mod tests {
     async fn the_connection_that_was_idle_for_longest_gives_way() {
         let connections = connections(9, 2);
         let (first, second, third) =
-            (connections.begin(), connections.begin(), connections.begin());
+            (connections.begin(HERE), connections.begin(HERE), connections.begin(HERE));
         assert!(connections.establish(&first) && connections.establish(&second));
         drop(first.begin_use());
         assert!(connections.establish(&third));
         second.evicted().await;
         let _used = (first.begin_use(), third.begin_use());
-        assert!(!connections.establish(&connections.begin()), "all have requests");
+        assert!(!connections.establish(&connections.begin(HERE)), "all have requests");
         drop(third);
-        assert!(connections.establish(&connections.begin()), "a place was given back");
+        assert!(connections.establish(&connections.begin(HERE)), "a place was given back");
+    }
+
+    fn peer(number: u8) -> Peer {
+        Peer::of(IpAddr::from([10, 0, 0, number]))
+    }
+
+    /// A connection with a place, and with a request such as `Watch`.
+    fn watching(connections: &Connections, peer: Peer) -> Option<(Seat, Used)> {
+        let seat = connections.begin(peer);
+        connections.establish(&seat).then(|| {
+            let used = seat.begin_use();
+            (seat, used)
+        })
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_has_the_most_connections_gives_way_to_another() {
+        let connections = connections(9, 4);
+        let [first, second, third, fourth] =
+            [(); 4].map(|()| watching(&connections, peer(1)).unwrap());
+        let _busy = first.0.workers().have_request();
+        assert!(watching(&connections, peer(1)).is_none(), "its own do not");
+        let other = watching(&connections, peer(2)).unwrap();
+        second.0.evicted().await;
+        drop(second);
+        // The numbers are 3 and 1, then 2 and 2.
+        let _more = watching(&connections, peer(2)).unwrap();
+        third.0.evicted().await;
+        drop(third);
+        for number in 1..=3 {
+            let has_place = watching(&connections, peer(number)).is_some();
+            assert_eq!(has_place, number == 3, "{number}");
+        }
+        drop((other, fourth));
+    }
+
+    #[test]
+    fn requests_that_workers_have_do_not_give_way() {
+        let connections = connections(9, 2);
+        let both = [(); 2].map(|()| watching(&connections, peer(1)).unwrap());
+        let busy = both.each_ref().map(|(seat, _)| seat.workers().have_request());
+        assert!(watching(&connections, peer(2)).is_none());
+        drop(busy);
+        assert!(watching(&connections, peer(2)).is_some());
+    }
+
+    #[test]
+    fn addresses_that_one_host_chooses_are_of_one_peer() {
+        let of = |text: &str| Peer::of(text.parse().unwrap());
+        assert_eq!(of("fd00::1"), of("fd00::2:0:0:1"));
+        assert_eq!(of("::ffff:10.0.0.1"), peer(1));
+        assert!(of("fd00::1") != of("fd00:0:0:1::1") && peer(1) != peer(2));
     }
 }

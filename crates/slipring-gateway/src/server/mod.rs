@@ -38,7 +38,8 @@ use crate::trace::Joined;
 use crate::wire::Limits;
 use crate::wire::spare::Spare;
 use budget::Budget;
-use connections::Connections;
+use caller::Caller;
+use connections::{AtWorkers, Connections};
 use counters::Counters;
 use record::Record;
 use request::HEAD;
@@ -220,8 +221,9 @@ impl GatewayBuilder {
     }
 
     /// Sets how many connections may be open, 1,024 by default. A connection beyond that takes the
-    /// place of the one that has been without a request for the longest; if all have one, it is
-    /// closed.
+    /// place of the one that has been without a request for the longest. If all have one, such as
+    /// `Watch`, it takes the place of one of the address that has the most, if those are at least two more
+    /// than those of its own, and no worker has a request of it. Otherwise it is closed.
     pub fn max_connections(mut self, count: usize) -> Self {
         self.connections.established = count;
         self
@@ -341,6 +343,7 @@ impl Shared {
 struct InFlight {
     shared: Arc<Shared>,
     record: Arc<Record>,
+    at_workers: Option<AtWorkers>,
 }
 
 impl InFlight {
@@ -349,8 +352,14 @@ impl InFlight {
         if shared.in_flight.fetch_add(1, Ordering::SeqCst) == 0 {
             shared.stirred.notify_waiters();
         }
-        let taken = Self { shared: Arc::clone(shared), record: Arc::clone(record) };
-        (!shared.is_draining()).then_some(taken)
+        let (shared, record) = (Arc::clone(shared), Arc::clone(record));
+        let taken = Self { shared, record, at_workers: None };
+        (!taken.shared.is_draining()).then_some(taken)
+    }
+
+    /// All of it has come, and it is for workers now.
+    fn is_whole(&mut self, caller: &Caller) {
+        self.at_workers = Some(caller.at_workers());
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use slipring::ErrorKind;
 use slipring::backend::BackendRequest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::rig::*;
 use slipring_gateway::Limits;
@@ -95,6 +95,41 @@ async fn callers_that_say_nothing_do_not_keep_a_valid_one_out() {
     assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
     tokio::time::timeout(LONG, idle[0].closed()).await.unwrap();
     assert!(!idle[9].is_closed());
+}
+
+/// Connects from another address of the loopback interface, as another machine does.
+async fn from_elsewhere(rig: &Rig) -> Connection {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let stream = socket.connect(rig.address).await.unwrap();
+    Connection::over(stream, "gateway:1".into(), Limits::default()).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_machine_that_watches_without_end_does_not_keep_others_out() {
+    let rig = Rig::start(|gateway| gateway.max_connections(4)).await;
+    let mut all = Vec::new();
+    for _ in 0..4 {
+        let connection = from_elsewhere(&rig).await;
+        let mut watching = connection.watch().await.unwrap();
+        watching.next().await.unwrap().unwrap();
+        all.push((connection, watching));
+    }
+    let request = BackendRequest::new(HANG, "");
+    let progress = request.progress();
+    let busy = tokio::spawn(all[0].0.call("other", request, LONG));
+    until(|| progress.stage() == Some(slipring::RequestStage::Begun)).await;
+
+    let valid = rig.connect().await;
+    let _watching = valid.watch().await.unwrap();
+    valid.call("echo", BackendRequest::new(ECHO, ""), LONG).await.unwrap();
+    tokio::time::timeout(LONG, all[1].0.closed()).await.unwrap();
+    // It is back, and takes no place from others.
+    let again = from_elsewhere(&rig).await;
+    tokio::time::timeout(LONG, again.closed()).await.unwrap();
+    let is_closed: Vec<_> = all.iter().map(|(connection, _)| connection.is_closed()).collect();
+    assert_eq!(is_closed, [false, true, false, false]);
+    assert!(!valid.is_closed() && !busy.is_finished());
 }
 
 #[tokio::test]
