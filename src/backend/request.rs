@@ -54,6 +54,7 @@ pub struct BackendRequest {
     key: Option<u64>,
     is_idempotent: Option<bool>,
     trace: Option<TraceContext>,
+    hops: u32,
     progress: Progress,
 }
 
@@ -72,6 +73,7 @@ impl BackendRequest {
             key: None,
             is_idempotent: None,
             trace: None,
+            hops: 0,
             progress: Progress::default(),
         }
     }
@@ -99,6 +101,15 @@ impl BackendRequest {
     /// `tracestate`; a backend on another host tells its gateway.
     pub fn trace(mut self, trace: TraceContext) -> Self {
         self.trace = Some(trace);
+        self
+    }
+
+    /// Says how often the request has come from one host to another: what receives it there does. A role of
+    /// a pool with workers of its own keeps one that has come twice, where it would
+    /// [overflow](crate::pool::Role::overflow) otherwise, so that roles which overflow to each other do not
+    /// pass it round.
+    pub fn hops(mut self, count: u32) -> Self {
+        self.hops = count;
         self
     }
 
@@ -167,6 +178,12 @@ impl BackendRequest {
         self.trace.as_ref()
     }
 
+    /// Returns what [`hops`](Self::hops) has set.
+    #[must_use]
+    pub fn hop_count(&self) -> u32 {
+        self.hops
+    }
+
     pub(crate) fn shared_payload(&self) -> SharedPayload {
         Arc::clone(&self.payload)
     }
@@ -181,6 +198,7 @@ impl fmt::Debug for BackendRequest {
             .field("key", &self.key)
             .field("is_idempotent", &self.is_idempotent)
             .field("trace", &self.trace)
+            .field("hops", &self.hops)
             .field("progress", &self.progress)
             .finish()
     }

@@ -266,9 +266,10 @@ impl<'a> AsyncPoolRequest<'a> {
         async_call::call(self.0.attempts(), kind, payload, now, deadline, observer).await
     }
 
-    /// As [`AsyncPoolRequest::call`], and says how far the request is.
+    /// As [`AsyncPoolRequest::call`], of a request that has come by so many hosts, and says how far it is.
     pub(crate) async fn call_observed<P: Payload + ?Sized>(
         self,
+        hops: u32,
         payload: &P,
         timeout: Duration,
         progress: Progress,
@@ -277,7 +278,8 @@ impl<'a> AsyncPoolRequest<'a> {
         let now = now_ns();
         let deadline = Deadline::from(now, timeout);
         let (kind, observer) = (self.0.kind(), Observer::new(progress));
-        async_call::call(self.0.attempts(), kind, payload, now, deadline, observer).await
+        let attempts = self.0.attempts().came_by(hops);
+        async_call::call(attempts, kind, payload, now, deadline, observer).await
     }
 
     /// Sends the request and returns the stream of its chunks: as [`AsyncRoleHandle::stream`].
@@ -293,29 +295,31 @@ impl<'a> AsyncPoolRequest<'a> {
         fork::check()?;
         let deadlines = timeouts.into().start();
         let payload = Arc::new(encoded_bytes(payload)?);
-        self.begin_stream(payload, deadlines, Observer::default()).await
+        self.begin_stream(0, payload, deadlines, Observer::default()).await
     }
 
     /// As [`AsyncPoolRequest::stream`], of a payload that the request keeps, and says how far the
     /// request is.
     pub(crate) async fn stream_observed(
         self,
+        hops: u32,
         payload: SharedPayload,
         timeouts: StreamTimeouts,
         progress: Progress,
     ) -> Result<AsyncPoolStream> {
         fork::check()?;
         let deadlines = timeouts.start();
-        self.begin_stream(in_memory(payload)?, deadlines, Observer::new(progress)).await
+        self.begin_stream(hops, in_memory(payload)?, deadlines, Observer::new(progress)).await
     }
 
     async fn begin_stream(
         self,
+        hops: u32,
         payload: SharedPayload,
         deadlines: StreamDeadlines,
         observer: Observer,
     ) -> Result<AsyncPoolStream> {
-        let attempts = self.0.owned_attempts().cancellable();
+        let attempts = self.0.owned_attempts().cancellable().came_by(hops);
         let kind = self.0.kind();
         AsyncPoolStream::begin(Request { attempts, kind, payload, deadlines, observer }).await
     }
@@ -354,12 +358,14 @@ impl<'a> AsyncPoolRequest<'a> {
     /// request is.
     pub(crate) fn submit_observed(
         self,
+        hops: u32,
         payload: SharedPayload,
         timeout: Duration,
         progress: Progress,
     ) -> Result<PoolPending> {
         fork::check()?;
         let now = now_ns();
-        self.0.submit_owned(in_memory(payload)?, now, timeout, Observer::new(progress))
+        let (payload, attempts) = (in_memory(payload)?, self.0.owned_attempts().came_by(hops));
+        self.0.submit_owned(attempts, payload, now, timeout, Observer::new(progress))
     }
 }

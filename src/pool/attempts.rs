@@ -69,6 +69,9 @@ struct Past {
     /// Since when it waited here, before it left.
     #[cfg(feature = "async")]
     waited_since: Option<u64>,
+    /// How often it had come from one host to another.
+    #[cfg(feature = "async")]
+    hops: u32,
 }
 
 /// A request that asked for a worker.

@@ -37,8 +37,8 @@ impl Backend for AsyncRoleHandle {
     ) -> BoxFuture<'static, Result<Reply>> {
         let role = self.clone();
         Box::pin(async move {
-            let asked = asked(&role, &request);
-            asked.call_observed(request.payload(), timeout, request.progress()).await
+            let (asked, hops) = (asked(&role, &request), request.hop_count());
+            asked.call_observed(hops, request.payload(), timeout, request.progress()).await
         })
     }
 
@@ -48,7 +48,8 @@ impl Backend for AsyncRoleHandle {
         timeout: Duration,
     ) -> BoxFuture<'static, Result<Reply>> {
         let (payload, progress) = (request.shared_payload(), request.progress());
-        match asked(self, &request).submit_observed(payload, timeout, progress) {
+        let (asked, hops) = (asked(self, &request), request.hop_count());
+        match asked.submit_observed(hops, payload, timeout, progress) {
             Ok(pending) => Box::pin(pending),
             Err(error) => Box::pin(ready(Err(error))),
         }
@@ -62,8 +63,8 @@ impl Backend for AsyncRoleHandle {
         let role = self.clone();
         Box::pin(async move {
             let (payload, progress) = (request.shared_payload(), request.progress());
-            let asked = asked(&role, &request);
-            let stream = asked.stream_observed(payload, timeouts, progress).await?;
+            let (asked, hops) = (asked(&role, &request), request.hop_count());
+            let stream = asked.stream_observed(hops, payload, timeouts, progress).await?;
             let chunks: BoxChunks = Box::pin(stream);
             Ok(chunks)
         })

@@ -159,20 +159,21 @@ impl<'a> PoolRequest<'a> {
     ) -> Result<PoolPending> {
         fork::check()?;
         let now = now_ns();
-        self.submit_owned(encoded_bytes(payload)?, now, timeout, Observer::default())
+        let (payload, attempts) = (encoded_bytes(payload)?, self.owned_attempts());
+        self.submit_owned(attempts, payload, now, timeout, Observer::default())
     }
 
     /// Takes the request, which keeps its payload, at `now`.
     pub(super) fn submit_owned(
         self,
+        attempts: Attempts<Arc<RoleShared>>,
         payload: impl Payload + Send + Sync + 'static,
         now: u64,
         timeout: Duration,
         observer: Observer,
     ) -> Result<PoolPending> {
         let deadline = Deadline::from(now, timeout);
-        let (kind, attempts) = (self.kind, self.owned_attempts());
-        let number = attempts.number();
+        let (kind, number) = (self.kind, attempts.number());
         let submitted = self.role.pool.executor.submit(number, async move {
             let call = async_call::call(attempts, kind, &payload, now, deadline, observer);
             let reply = call.await;

@@ -15,7 +15,21 @@ use crate::pool::scheduler::Elsewhere;
 use crate::pool::worker::Worker;
 use crate::sys::clock::now_ns;
 
+/// How often a request may have come from one host to another that leaves its role for other workers. One
+/// that comes from a caller by a gateway still can, and roles that overflow to each other do not pass it
+/// round.
+const MOST_HOPS: u32 = 1;
+
 impl<R: RoleRef> Attempts<R> {
+    /// Says how often it has come from one host to another.
+    pub(in crate::pool) fn came_by(mut self, hops: u32) -> Self {
+        if hops > 0 && self.role.overflow.is_some() {
+            self.past.get_or_insert_default().hops = hops;
+            self.must_stay |= hops > MOST_HOPS && self.role.has_workers;
+        }
+        self
+    }
+
     /// Looks whether other workers would take it.
     #[inline]
     pub(super) fn look_elsewhere(&mut self) -> Result<()> {
@@ -105,6 +119,7 @@ impl<R: RoleRef> Attempts<R> {
             .priority(self.asked.priority)
             .idempotent(self.history.is_idempotent)
             .with_progress(progress);
+        let request = request.hops(self.past.as_ref().map_or(0, |past| past.hops));
         let request = self.asked.key.into_iter().fold(request, BackendRequest::key);
         Ok(self.trace.iter().cloned().fold(request, BackendRequest::trace))
     }
@@ -291,5 +306,24 @@ mod tests {
         let cancelled = Error::new(ErrorKind::Cancelled, "cancelled").with_begun(false);
         let error = attempts.come_back::<()>(Err(cancelled)).unwrap_err();
         assert_eq!(error.was_begun(), Some(true));
+    }
+
+    #[test]
+    fn a_request_that_has_come_by_two_hosts_stays() {
+        let pool = pool();
+        let asked = |hops| {
+            let role = Arc::clone(pool.roles.get("one").unwrap());
+            Attempts::begin(role, Kind::app(1), Priority::Normal, None, false).came_by(hops)
+        };
+        let passed = || Deadline::from(0, Duration::ZERO);
+        for hops in [0, MOST_HOPS] {
+            let mut attempts = asked(hops);
+            let left = attempts.acquire(now_ns(), passed()).unwrap();
+            assert!(matches!(left, Destination::Elsewhere(_)));
+            let request = attempts.request_elsewhere("", Progress::default()).unwrap();
+            assert_eq!(request.hop_count(), hops, "its next host counts");
+        }
+        let error = asked(MOST_HOPS + 1).acquire(now_ns(), passed()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::QueueTimeout, "{error}");
     }
 }

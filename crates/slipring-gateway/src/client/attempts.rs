@@ -19,6 +19,10 @@ use super::shared::{Permit, Picked, Stage};
 use super::wire::{Connect, Wire as _};
 use crate::trace::span_of_attempt;
 
+/// How often a request may have come from one machine to another that is sent to one more. Gateways that
+/// have no workers of their own, and send to each other, would never end.
+const MOST_HOPS: u32 = 8;
+
 /// The pauses of a request that all gateways have refused.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
@@ -38,6 +42,9 @@ pub(super) struct Attempts<C: Connect> {
 
 impl<C: Connect> Attempts<C> {
     pub(super) fn begin(role: Arc<Role<C>>, mut request: BackendRequest) -> Result<Self> {
+        if request.hop_count() >= MOST_HOPS {
+            return Err(errors::passed_round(&role.shared.role, request.hop_count()));
+        }
         if !role.shared.admit() {
             return Err(errors::closed(&role.shared.role));
         }

@@ -95,6 +95,17 @@ pub(super) fn of_stream(error: Error, which: StreamTimeout) -> Error {
     Error::from_report(report)
 }
 
+/// A request that goes round.
+#[cold]
+pub(super) fn passed_round(role: &str, hops: u32) -> Error {
+    let message = format!(
+        "role {role}: the request has come by {hops} machines, and none of them has workers for it"
+    );
+    let mut report = ErrorReport::new(ErrorKind::Unsupported, message);
+    report.stage = Some(RequestStage::Queued);
+    Error::from_report(report)
+}
+
 pub(super) fn closed(role: &str) -> Error {
     let message = format!("role {role} is closed: its host sends no more requests to gateways");
     let mut report = ErrorReport::new(ErrorKind::Closed, message);

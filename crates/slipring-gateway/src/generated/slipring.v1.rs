@@ -24,6 +24,9 @@ pub struct Request {
     /// The payload, or a piece of it.
     #[prost(bytes = "bytes", tag = "9")]
     pub payload: ::prost::bytes::Bytes,
+    /// How often the request had come from one machine to another before, where roles pass requests on.
+    #[prost(uint32, tag = "10")]
+    pub hops: u32,
     /// What is asked for.
     #[prost(oneof = "request::Kind", tags = "2, 3")]
     pub kind: ::core::option::Option<request::Kind>,

@@ -20,8 +20,7 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    /// Makes the frame of a message: `head` has all fields but the payload, whose tag is higher than
-    /// those of all others.
+    /// Makes the frame of a message: `head` has all fields but the payload, which comes last.
     pub(crate) fn new(head: &impl Message, tag: u32, payload: Bytes) -> Self {
         let mut bytes = BytesMut::new();
         if payload.len() <= COPIED {

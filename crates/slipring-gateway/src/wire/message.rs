@@ -118,6 +118,7 @@ pub(crate) fn head_of(
         }),
         more: false,
         payload: Bytes::new(),
+        hops: request.hop_count(),
     }
 }
 
@@ -128,6 +129,8 @@ pub(crate) fn request_of(head: &proto::Request, payload: Bytes) -> Result<Backen
         proto::Priority::Normal => Priority::Normal,
         proto::Priority::Low => Priority::Low,
     });
+    // It has come from another machine.
+    let request = request.hops(head.hops.saturating_add(1));
     let request = head.key.into_iter().fold(request, BackendRequest::key);
     Ok(head.idempotent.into_iter().fold(request, BackendRequest::idempotent))
 }

@@ -8,6 +8,7 @@ mod connections;
 mod draining;
 mod ends;
 mod floods;
+mod hops;
 mod metrics;
 mod other_callers;
 mod outcomes;
