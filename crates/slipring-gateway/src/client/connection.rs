@@ -1,10 +1,9 @@
 //! One connection to one gateway.
 
-use std::convert::Infallible;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use h2::client::{Builder, SendRequest};
@@ -15,8 +14,9 @@ use tokio::net::ToSocketAddrs;
 use tokio::sync::watch;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
+use super::beats::Beats;
 use super::dial::dial;
 use super::outcome::{lost, not_connected};
 use crate::tls::{ClientTls, ExpectedName, Refusal, read_ahead};
@@ -47,7 +47,7 @@ const LATE_FRAMES: usize = 100_000;
 pub struct Connection(Arc<Shared>);
 
 pub(super) struct Shared {
-    send: SendRequest<Frame>,
+    pub(super) send: SendRequest<Frame>,
     pub(super) limits: Limits,
     pub(super) peer: String,
     uris: Uris,
@@ -171,10 +171,12 @@ impl Connection {
         let (send, connection) = handshake.map_err(|error| not_connected(&peer, error))?;
         let (tell, ended) = watch::channel(None);
         let (greet, greeted) = watch::channel(false);
-        let driver =
-            tokio::spawn(drive(connection, limits.keep_alive_interval, refusal, greet, tell));
+        // It does not keep the connection.
+        let itself = Arc::<OnceLock<Weak<Shared>>>::default();
+        let beats = Beats { interval: limits.keep_alive_interval, shared: Arc::clone(&itself) };
+        let driver = tokio::spawn(drive(connection, beats, refusal, greet, tell));
         let places = limits.max_streams.saturating_sub(RESERVED).max(1);
-        Ok(Self(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             send,
             limits,
             peer,
@@ -185,7 +187,9 @@ impl Connection {
             greeted,
             ended,
             driver: driver.abort_handle(),
-        })))
+        });
+        _ = itself.set(Arc::downgrade(&shared));
+        Ok(Self(shared))
     }
 
     /// Waits until the gateway has answered: only then it is known that it has a place for the
@@ -297,7 +301,7 @@ fn too_slow(peer: &str, longest: Duration) -> Error {
 /// Moves the bytes of a connection until its end, and says then why it ended.
 async fn drive<T: AsyncRead + AsyncWrite + Unpin>(
     mut connection: h2::client::Connection<T, Frame>,
-    interval: Duration,
+    beats: Beats,
     refusal: Refusal,
     greet: watch::Sender<bool>,
     tell: watch::Sender<Option<String>>,
@@ -308,7 +312,7 @@ async fn drive<T: AsyncRead + AsyncWrite + Unpin>(
             Ok(()) => "the gateway closed it".to_owned(),
             Err(error) => error.to_string(),
         },
-        never = ask(pings, interval, &greet) => match never {},
+        never = beats.ask(pings, &greet) => match never {},
     };
     // HTTP/2 knows only that a read has failed.
     let reason = refusal.get().map_or(reason, ToString::to_string);
@@ -317,21 +321,4 @@ async fn drive<T: AsyncRead + AsyncWrite + Unpin>(
     tell.send_replace(Some(reason));
     drop(connection);
     drop(greet);
-}
-
-/// Asks again and again whether the other side is there, so that something is heard of it.
-async fn ask(
-    pings: Option<h2::PingPong>,
-    interval: Duration,
-    greet: &watch::Sender<bool>,
-) -> Infallible {
-    let Some(mut pings) = pings else { return std::future::pending().await };
-    loop {
-        match pings.ping(h2::Ping::opaque()).await {
-            Ok(_) => greet.send_replace(true),
-            // The connection itself says why it has ended.
-            Err(_) => std::future::pending().await,
-        };
-        sleep(interval).await;
-    }
 }

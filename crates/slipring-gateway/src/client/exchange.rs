@@ -68,6 +68,17 @@ enum Receiving {
     Over,
 }
 
+/// The head of a request for a method.
+pub(super) fn head_of(shared: &Shared, method: &str) -> Request<()> {
+    let mut request = Request::new(());
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = shared.uri(method);
+    let headers = request.headers_mut();
+    headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    request
+}
+
 impl Exchange {
     /// Sends a request: its first piece at once, others when there is room for them. Of the answer
     /// no message is longer than `longest_message`.
@@ -85,12 +96,8 @@ impl Exchange {
         longest_message: usize,
     ) -> Result<Self> {
         let mut sender = shared.sender().await?;
-        let mut request = Request::new(());
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = shared.uri(method);
+        let mut request = head_of(shared, method);
         let headers = request.headers_mut();
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         if let Some(limit) = timeout::encode(limit) {
             headers.insert("grpc-timeout", limit);
         }

@@ -2,6 +2,7 @@
 
 mod address;
 mod attempts;
+mod beats;
 mod calls;
 mod chunks;
 mod connection;

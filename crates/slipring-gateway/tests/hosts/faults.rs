@@ -13,7 +13,7 @@ use crate::trial::{FAULTY, Plan, TWO_GATEWAYS, Trial, Way, worker_of};
 
 type Fault = fn(Way) -> Recovery;
 
-pub const ALL: [(&str, Fault); 16] = [
+pub const ALL: [(&str, Fault); 17] = [
     ("a_cable_that_is_pulled", a_cable_that_is_pulled),
     ("a_line_that_is_silent_for_long", a_line_that_is_silent_for_long),
     ("a_line_that_is_silent_for_a_moment", a_line_that_is_silent_for_a_moment),
@@ -22,6 +22,7 @@ pub const ALL: [(&str, Fault); 16] = [
     ("a_line_that_is_long_and_bad", a_line_that_is_long_and_bad),
     ("a_slow_line_full_of_answers", a_slow_line_full_of_answers),
     ("a_slow_line_full_both_ways", a_slow_line_full_both_ways),
+    ("a_very_slow_line_full_of_answers", a_very_slow_line_full_of_answers),
     ("a_line_that_is_cut_again_and_again", a_line_that_is_cut_again_and_again),
     ("a_gateway_that_is_killed", a_gateway_that_is_killed),
     ("a_gateway_that_is_stopped", a_gateway_that_is_stopped),
@@ -121,10 +122,10 @@ fn a_line_that_is_long_and_bad(way: Way) -> Recovery {
     Recovery::default()
 }
 
-/// 1 MB/s, all of which is used: questions and answers stand behind other bytes for long. That costs
-/// nothing.
-fn full(way: Way, chunk: usize, request: usize) -> Recovery {
-    let line = Line { delay: 2, stall: 0, rate: Some(1_000) };
+/// A slow line, all of which is used: questions and answers stand behind other bytes for long. That costs
+/// nothing. The rate is in KB/s.
+fn full(way: Way, rate: u64, chunk: usize, request: usize) -> Recovery {
+    let line = Line { delay: 2, stall: 0, rate: Some(rate) };
     let trial = Trial::start(Plan::new(way, BY_PROXY).line(line).load(chunk, request));
     trial.warm();
     sleep(Duration::from_secs(4));
@@ -133,11 +134,15 @@ fn full(way: Way, chunk: usize, request: usize) -> Recovery {
 }
 
 fn a_slow_line_full_of_answers(way: Way) -> Recovery {
-    full(way, 60_000, 0)
+    full(way, 1_000, 60_000, 0)
 }
 
 fn a_slow_line_full_both_ways(way: Way) -> Recovery {
-    full(way, 60_000, 300_000)
+    full(way, 1_000, 60_000, 300_000)
+}
+
+fn a_very_slow_line_full_of_answers(way: Way) -> Recovery {
+    full(way, 200, 12_000, 0)
 }
 
 /// Connections that end in the midst of a frame, five times.
