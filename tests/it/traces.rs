@@ -313,14 +313,13 @@ fn by_hand(frames: &[(u16, u64, &[u8])]) -> Result<Vec<u8>, String> {
         let (kind, flags, request) = (TOLD.code(), *flags, *request);
         claim.commit(Header { kind, flags, request, ..Header::default() });
     }
-    let found = match link.recv(LONG) {
+    match link.recv(LONG) {
         Ok(frame) => Ok(frame.payload().to_vec()),
         Err(error) => {
             assert!(error.is_peer_dead(), "{error}");
             Err(error.log_tail().unwrap_or_default().to_owned())
         }
-    };
-    found
+    }
 }
 
 #[test]
