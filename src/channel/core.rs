@@ -260,12 +260,12 @@ impl Core {
         self.pending.consumed(request)
     }
 
-    /// The counters of all parts; all zero in a forked child.
     /// How many frames were recorded, and how many were left out.
     pub(super) fn recorded(&self) -> [u64; 2] {
         self.tap.as_ref().map_or([0; 2], |tap| tap.counts())
     }
 
+    /// The counters of all parts; all zero in a forked child.
     pub(super) fn stats(&self) -> Stats {
         if fork::is_forked_child() {
             return Stats::default();
