@@ -11,7 +11,7 @@ mod queue;
 mod system;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use file::Name;
@@ -20,6 +20,7 @@ pub(crate) use queue::Wants;
 use queue::{Job, Queue, Target};
 
 use crate::error::ReportPlace;
+use crate::sys::fork_once::ForkOnce;
 use crate::sys::utc::Utc;
 use crate::sys::variables;
 
@@ -85,11 +86,12 @@ impl CrashReports {
     /// callers. It is looked at once.
     #[must_use]
     pub fn from_env() -> Option<Self> {
-        static FROM_ENV: LazyLock<Option<CrashReports>> = LazyLock::new(|| {
+        static FROM_ENV: ForkOnce<Option<CrashReports>> = ForkOnce::new();
+        let make = || {
             let directory = variables::value(variables::CRASH_REPORTS)?;
             Some(CrashReports::in_dir(PathBuf::from(directory)))
-        });
-        FROM_ENV.clone()
+        };
+        FROM_ENV.get_or_init(make).map_or_else(make, Clone::clone)
     }
 
     /// Sets how many reports the directory keeps, at least 1: 20 by default. The oldest ones are removed,

@@ -1,6 +1,5 @@
 //! What is recorded, and where.
 
-use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
@@ -132,7 +131,7 @@ impl Recording {
 
     /// What the environment asks for: see `docs/RECORDING.md`.
     pub(crate) fn of_environment() -> Result<Option<Self>> {
-        Self::of_variables(|name| variables::value(name).map(OsStr::to_owned))
+        Self::of_variables(variables::value)
     }
 
     fn of_variables(get: impl Fn(&str) -> Option<std::ffi::OsString>) -> Result<Option<Self>> {

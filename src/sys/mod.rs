@@ -36,6 +36,7 @@ cfg_if! {
         pub(crate) mod exit;
         pub(crate) mod fd;
         pub(crate) mod fork;
+        pub(crate) mod fork_once;
         pub(crate) mod futex;
         pub(crate) mod posix_spawn;
         pub(crate) mod process;
