@@ -13,7 +13,7 @@ use crate::channel::item::Item;
 use crate::channel::pending::{PendingTable, RequestWords};
 use crate::channel::reactor_state::ReactorState;
 use crate::channel::receiver::Receiver;
-use crate::channel::sender::Sender;
+use crate::channel::sender::{Sender, SenderStats};
 use crate::channel::state::{ChannelState, Phase};
 use crate::channel::stats::Stats;
 use crate::channel::status::WorkerStatus;
@@ -28,8 +28,8 @@ use crate::ring::doorbell::Sleeper;
 use crate::shm::words::PeerU32;
 use crate::sync::{AtomicU32, Counter, Ordering};
 use crate::sys::clock::Deadline;
+use crate::sys::fork;
 use crate::sys::wake_fd::WakeFd;
-use crate::sys::{activity, fork};
 use crate::trace_context::CONTEXT_LEN;
 
 /// The shared parts of a channel.
@@ -270,7 +270,16 @@ impl Core {
         if fork::is_forked_child() {
             return Stats::default();
         }
-        let sender = self.sender.stats();
+        self.stats_of(self.sender.stats(), self.pending.stats())
+    }
+
+    /// The same for the status page; `None` if a lock is held.
+    #[cfg(not(loom))]
+    pub(crate) fn stats_soon(&self) -> Option<Stats> {
+        Some(self.stats_of(self.sender.stats_soon()?, self.pending.stats_soon()?))
+    }
+
+    fn stats_of(&self, sender: SenderStats, of_requests: Stats) -> Stats {
         let relaxed = |counter: &Counter| counter.load(Ordering::Relaxed);
         let [recorded_frames, unrecorded_frames] = self.recorded();
         Stats {
@@ -287,14 +296,14 @@ impl Core {
             reply_ring_high_water: self.receiver.high_water(),
             reply_ring_used: self.receiver.used(),
             leases_held: self.receiver.leases_held(),
-            ..self.pending.stats()
+            ..of_requests
         }
     }
 }
 
 impl Drop for Core {
     fn drop(&mut self) {
-        // It is described no longer.
-        activity::note();
+        #[cfg(not(loom))]
+        crate::status_page::remove(self);
     }
 }

@@ -549,6 +549,20 @@ impl PendingTable {
         stats
     }
 
+    /// As [`PendingTable::stats`]; `None` if the lock is held.
+    #[cfg(not(loom))]
+    pub(super) fn stats_soon(&self) -> Option<Stats> {
+        let mut stats = self.counters.stats();
+        self.requests.lock_soon()?.enter(&mut stats);
+        Some(stats)
+    }
+
+    /// As [`Requests::words`]; `None` if the lock is held.
+    #[cfg(not(loom))]
+    pub(super) fn words_soon(&self) -> Option<(u64, u64, [u64; 6])> {
+        self.requests.lock_soon().map(|requests| requests.words())
+    }
+
     /// The requests. Neither a waker nor an item may be dropped while this is held.
     pub(super) fn requests(&self) -> MutexGuard<'_, Requests<Item>> {
         self.requests.lock()

@@ -119,14 +119,13 @@ impl Sender {
     }
 
     pub(super) fn stats(&self) -> SenderStats {
-        let Sending { producer, bytes, .. } = &*self.sending.lock();
-        SenderStats {
-            wakes: producer.wakes(),
-            high_water: producer.high_water(),
-            used: producer.used(),
-            bytes: *bytes,
-            copies: producer.copies(),
-        }
+        self.sending.lock().stats()
+    }
+
+    /// As [`Sender::stats`]; `None` if the lock is held.
+    #[cfg(not(loom))]
+    pub(super) fn stats_soon(&self) -> Option<SenderStats> {
+        self.sending.lock_soon().map(|sending| sending.stats())
     }
 
     /// See [`Producer::look_back`]. Contexts of traces are left out. Holds the lock for [`LOOKS`] slots at
@@ -150,13 +149,6 @@ impl Sender {
     /// See [`Producer::positions`].
     pub(super) fn positions(&self) -> (u64, Option<u64>) {
         self.sending.lock().producer.positions()
-    }
-
-    /// The numbers of [`SenderStats`], one of which changes with everything that is sent.
-    #[cfg_attr(loom, allow(dead_code, reason = "for the status page"))]
-    pub(super) fn words(&self) -> [u64; 4] {
-        let Sending { producer, bytes, .. } = &*self.sending.lock();
-        [*bytes, producer.wakes(), producer.high_water(), producer.used()]
     }
 
     /// Adds a waiter for room. A reader must be told: it announces to the worker how much room
@@ -249,6 +241,17 @@ impl Sender {
 }
 
 impl Sending {
+    fn stats(&self) -> SenderStats {
+        let Self { producer, bytes, .. } = self;
+        SenderStats {
+            wakes: producer.wakes(),
+            high_water: producer.high_water(),
+            used: producer.used(),
+            bytes: *bytes,
+            copies: producer.copies(),
+        }
+    }
+
     fn first_len(&self) -> Option<usize> {
         self.queue.front().map(|first| first.len)
     }

@@ -214,7 +214,11 @@ impl ChannelState {
     }
 
     pub(crate) fn failure(&self) -> Option<Error> {
-        self.failure.get().cloned()
+        self.failure_ref().cloned()
+    }
+
+    pub(crate) fn failure_ref(&self) -> Option<&Error> {
+        self.failure.get()
     }
 
     /// Returns an error unless operations can begin. Never blocks: the error may be one for

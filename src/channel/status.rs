@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 
 use crate::error::{Mark, Marks, RequestStage, Stage};
 use crate::link::PeerReport;
-use crate::protocol::health::{Health, Phase, Snapshot};
+use crate::protocol::health::{Health, Phase, Snapshot, Summary};
 use crate::sync::Ordering;
 use crate::sys::clock::now_ns;
 
@@ -23,9 +23,14 @@ impl WorkerStatus {
         Health::of(self.report(), None)
     }
 
-    /// The same, with the times since when things are so.
-    pub(super) fn report(&self) -> Snapshot {
+    fn report(&self) -> Snapshot {
         Snapshot::new(self.0.status.snapshot(), self.0.marks.all())
+    }
+
+    /// The same in few words, without an allocation.
+    #[cfg_attr(loom, allow(dead_code, reason = "for the status page"))]
+    pub(super) fn summary(&self) -> Summary {
+        Summary::new(self.0.status.snapshot(), self.0.marks.each())
     }
 
     /// What the marks say that so many requests can have had.

@@ -4,12 +4,11 @@ use std::sync::{Arc, Weak};
 
 use crate::channel::core::Core;
 use crate::channel::state::Phase;
-use crate::channel::stats::{LatencyHistogram, Stats};
-use crate::error::ErrorKind;
+use crate::channel::stats::LatencyHistogram;
+use crate::process::service::run_detached;
 use crate::protocol::WorkerState;
-use crate::protocol::health::Health;
 use crate::shm::layout::as_u64;
-use crate::status_page::{self, ChannelNumbers, Numbers, Row, Source, Times, checksum};
+use crate::status_page::{self, Block, ChannelNumbers, Source, checksum};
 use crate::sync::Ordering;
 
 /// Has the channel described as long as it is there.
@@ -19,8 +18,9 @@ pub(super) fn add(core: &Arc<Core>) {
 }
 
 impl Source for Core {
-    fn look(&self, is_settled: bool) -> u64 {
-        let (next, in_flight, requests) = self.pending.requests().words();
+    fn look(&self, is_settled: bool) -> Option<u64> {
+        let (next, in_flight, requests) = self.pending.words_soon()?;
+        let sender = self.sender.stats_soon()?;
         // A worker that has no request changes none of its marks.
         let marks = match is_settled && in_flight == 0 {
             true => 0,
@@ -31,27 +31,26 @@ impl Source for Core {
         let of_channel = [code(self.state.phase()), is_reaped.into(), marks, next];
         let waits = [&self.sleeper.spins, &self.sleeper.parks];
         let [spins, parks] = waits.map(|count| count.load(Ordering::Relaxed));
-        let (used, high_water) = (self.receiver.used(), self.receiver.high_water());
-        let replies = [used, as_u64(self.receiver.leases_held()), spins, parks];
-        let words = [of_channel, replies, self.sender.words(), self.status.words()].concat();
-        let words = checksum(words.into_iter().chain([high_water]));
+        let replies = [
+            self.receiver.used(),
+            self.receiver.high_water(),
+            as_u64(self.receiver.leases_held()),
+            spins,
+            parks,
+        ];
+        let sent = [sender.bytes, sender.wakes, sender.high_water, sender.used];
+        let words = of_channel.into_iter().chain(replies).chain(sent).chain(self.status.words());
         let requests = requests.into_iter().chain(self.recorded());
-        checksum(requests.chain(self.pending.counters.words()).chain([words]))
+        Some(checksum(requests.chain(self.pending.counters.words()).chain(words)))
     }
 
-    fn row(&self, id: u64, now: u64) -> Option<Row> {
-        let (exit, stats, report) = (self.state.exit()?, self.stats(), self.status.report());
-        let busy_since = report.busy_since();
-        let health = Health::of(report, None);
+    fn describe(&self, block: &mut Block, now: u64) -> Option<()> {
+        let (exit, stats, worker) = (self.state.exit()?, self.stats_soon()?, self.status.summary());
         let phase = self.state.phase();
-        let note = match phase {
-            Phase::Dead => exit.process.cause().get().map(ToString::to_string),
-            _ => self.state.failure().map(|error| error.to_string()),
-        };
         let numbers = ChannelNumbers {
             pid: exit.process.pid().into(),
             state: code(phase),
-            worker_state: match health.state {
+            worker_state: match worker.state {
                 WorkerState::Unknown => 0,
                 WorkerState::Starting => 1,
                 WorkerState::Idle => 2,
@@ -59,11 +58,11 @@ impl Source for Core {
                 WorkerState::AwaitingCredit => 4,
                 WorkerState::Stopping => 5,
             },
-            busy_for: busy_since.map_or(0, |since| now.saturating_sub(since).max(1)),
-            progress: health.progress,
-            taken: as_u64(health.taken),
-            begun: as_u64(health.begun),
-            served: health.requests_served,
+            busy_for: worker.first.map_or(0, |first| now.saturating_sub(first.since).max(1)),
+            progress: worker.first.map_or(0, |first| first.progress),
+            taken: as_u64(worker.taken),
+            begun: as_u64(worker.begun),
+            served: worker.status.served,
             requests: stats.requests,
             completed: stats.completed,
             in_flight: stats.in_flight,
@@ -96,15 +95,23 @@ impl Source for Core {
             unrecorded_frames: stats.unrecorded_frames,
             is_recorded: self.tap.is_some().into(),
         };
-        Some(Row {
-            id,
-            role: exit.role.clone(),
-            note: note.unwrap_or_default(),
-            numbers: Numbers::Channel(numbers),
-            errors: errors(&stats),
-            first_times: times(&stats.call_latency),
-            second_times: times(&stats.first_chunk_latency),
-        })
+        block.set_channel(&numbers, now);
+        block.set_name(&exit.role);
+        match (phase, exit.process.cause().get(), self.state.failure_ref()) {
+            (Phase::Dead, Some(cause), _) => block.set_note(format_args!("{cause}")),
+            (Phase::Dead, None, _) | (_, _, None) => {}
+            (_, _, Some(failure)) => block.set_note(format_args!("{failure}")),
+        }
+        block.set_errors(stats.errors.iter().filter(|(_, count)| *count != 0));
+        block.set_times([&stats.call_latency, &stats.first_chunk_latency].map(times));
+        Some(())
+    }
+
+    fn release(self: Arc<Self>) {
+        // Wakers of the host's may be in it, and a tap.
+        if let Some(last) = Arc::into_inner(self) {
+            run_detached("slipring-drop", move || drop(last));
+        }
     }
 }
 
@@ -118,11 +125,44 @@ fn code(phase: Phase) -> u64 {
     }
 }
 
-fn errors(stats: &Stats) -> Vec<(ErrorKind, u64)> {
-    stats.errors.iter().filter(|(_, count)| *count != 0).collect()
+fn times(histogram: &LatencyHistogram) -> (u64, [u64; LatencyHistogram::BUCKETS]) {
+    let sum_ns = u64::try_from(histogram.sum().as_nanos()).unwrap_or(u64::MAX);
+    (sum_ns, histogram.buckets())
 }
 
-fn times(histogram: &LatencyHistogram) -> Times {
-    let sum_ns = u64::try_from(histogram.sum().as_nanos()).unwrap_or(u64::MAX);
-    Times { sum_ns, buckets: histogram.buckets() }
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::process::testing::{alone, eventually};
+    use crate::worker::Worker;
+    use crate::{Config, Kind, RoleConfig, status_page};
+
+    #[test]
+    fn a_channel_that_is_locked_keeps_no_other_from_the_page() {
+        alone(|| {
+            let echo = || {
+                Worker::new(|_| Ok(())).on(Kind::named("echo"), |(), request, responder| {
+                    Ok(responder.send(&request.to_vec())?)
+                })
+            };
+            let spawn = || {
+                let (config, role) = (Config::small(), RoleConfig::default());
+                crate::testing::spawn_thread(&config, role, echo).unwrap()
+            };
+            status_page::turn_off();
+            let held = spawn();
+            status_page::turn_on();
+            // A thread that has got no processor since it has taken the lock.
+            let lock = held.core().pending.requests();
+            super::add(held.core());
+            let other = spawn();
+            let rows = || status_page::host(std::process::id()).unwrap().map(|it| it.rows.len());
+            eventually("the other channel is there", || rows() == Some(1));
+            drop(lock);
+            eventually("both are there", || rows() == Some(2));
+            drop(other);
+            held.close(Duration::from_secs(60)).unwrap();
+        });
+    }
 }

@@ -129,6 +129,17 @@ impl<L: Default> RoleCore<L> {
         (changed, after.map(|after| self.tell(after)))
     }
 
+    /// Looks at the scheduler and at the worker of each slot; `None` if the lock is held. For the status
+    /// page: `look` is to make some loads only.
+    #[cfg(not(loom))]
+    pub(super) fn look_soon<R>(
+        &self,
+        look: impl FnOnce(&Scheduler<Arc<Seat<L>>>, &[Option<(WorkerId, Arc<L>)>]) -> R,
+    ) -> Option<R> {
+        let locked = self.0.lock_soon()?;
+        Some(look(&locked.scheduler, &locked.workers))
+    }
+
     /// The workers that are there.
     pub(super) fn workers(&self) -> Vec<(WorkerId, Arc<L>)> {
         self.0.lock().workers.iter().flatten().map(|(id, live)| (*id, Arc::clone(live))).collect()

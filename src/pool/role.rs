@@ -27,6 +27,7 @@ use crate::channel::Channel;
 use crate::error::{Error, ErrorKind, Overload};
 use crate::id::RequestId;
 use crate::protocol::Kind;
+use crate::status_page;
 use crate::sync::plain::Mutex;
 use crate::sync::{Counter, Ordering};
 use crate::sys::clock::{Deadline, now_ns};
@@ -59,6 +60,8 @@ pub(super) struct RoleShared {
     numbers: Counter,
     /// Why the last worker failed.
     last_failure: Mutex<Option<Error>>,
+    /// The same in words, for the status page.
+    last_note: Mutex<status_page::Note>,
     pub(super) metrics: Counters,
     pub(super) pool: PoolShared,
     /// Where requests go for which no worker has a place.
@@ -197,6 +200,7 @@ impl RoleShared {
             is_over: OnceLock::new(),
             numbers: Counter::new(0),
             last_failure: Mutex::new(None),
+            last_note: Mutex::new(status_page::Note::EMPTY),
             metrics: Counters::default(),
             pool,
             cancels: Cancels::default(),
@@ -209,9 +213,17 @@ impl RoleShared {
         Weak::clone(&self.this)
     }
 
-    /// Why the last worker failed.
-    pub(super) fn last_failure(&self) -> Option<Error> {
-        self.last_failure.lock().clone()
+    /// Why the last worker failed, in words; `None` if the lock is held.
+    pub(super) fn note_soon(&self) -> Option<status_page::Note> {
+        self.last_note.lock_soon().map(|note| *note)
+    }
+
+    /// As [`RoleCore::look_soon`].
+    pub(super) fn look_soon<R>(
+        &self,
+        look: impl FnOnce(&Scheduler<Arc<Seat<Worker>>>, &[Option<(WorkerId, Arc<Worker>)>]) -> R,
+    ) -> Option<R> {
+        self.core.look_soon(look)
     }
 
     /// How workers are made, and what bounds them.
@@ -371,13 +383,14 @@ impl RoleShared {
         change: impl FnOnce(&mut Scheduler<Arc<Seat<Worker>>>),
     ) {
         // What its channel has counted passes to the role at the moment at which it is forgotten.
-        let mut ended = self.metrics.ended();
+        let mut ended = self.metrics.begin_pass();
         let workers = self.workers();
         let its = workers.iter().find(|(id, _)| *id == worker);
         if let Some(channel) = its.and_then(|(_, worker)| worker.channel()) {
             ended.add(&channel.stats());
         }
         let after = self.core.forget(worker, change);
+        self.metrics.end_pass();
         drop(ended);
         self.pool.readers.note_end(&self.name, worker);
         self.perform(after.map(|after| self.core.tell(after)));
@@ -445,6 +458,8 @@ impl RoleShared {
         death: Death,
     ) {
         if let EventKind::Died(error) | EventKind::StartFailed(error) = &kind {
+            let note = status_page::Note::of(error);
+            *self.last_note.lock() = note;
             let before = self.last_failure.lock().replace(error.clone());
             // Its source may be an error of the host's, which uses the role as it is dropped.
             self.guard(|| drop(before));
@@ -561,8 +576,7 @@ impl RoleShared {
 
 impl Drop for RoleShared {
     fn drop(&mut self) {
-        // It is described no longer.
-        activity::note();
+        status_page::remove(self);
     }
 }
 

@@ -1,16 +1,14 @@
 //! A role's row of the status page.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
-use super::handle::metrics_at;
-use super::metrics::{Histogram, Outcome};
 use super::role::RoleShared;
 use super::scheduler::Scheduler;
-use crate::channel::LatencyHistogram;
+use crate::channel::{Channel, Core};
+use crate::error::ErrorKind;
+use crate::process::service::run_detached;
 use crate::shm::layout::as_u64;
-use crate::status_page::{self, Numbers, RoleNumbers, Row, Source, Times, checksum};
-use crate::sys::clock::now_ns;
+use crate::status_page::{self, Block, RoleNumbers, Source, checksum};
 
 /// Has the role described as long as it is there.
 pub(super) fn add(role: &Arc<RoleShared>) {
@@ -19,37 +17,47 @@ pub(super) fn add(role: &Arc<RoleShared>) {
 }
 
 impl Source for RoleShared {
-    fn look(&self, is_settled: bool) -> u64 {
-        let ((is_ready, is_degraded), load) =
-            self.change(|scheduler| (state(scheduler), scheduler.overload(now_ns())));
-        let of_role = [is_ready.into(), is_degraded.into(), self.metrics.checksum()];
-        let of_requests = [as_u64(load.queued), as_u64(load.in_flight)];
-        let of_channels = self.on_channels(|channel| channel.core().look(is_settled));
-        checksum(of_role.into_iter().chain(of_requests).chain(of_channels))
+    fn look(&self, is_settled: bool) -> Option<u64> {
+        let (state, (queued, _, in_flight, _)) =
+            self.look_soon(|scheduler, _| (state(scheduler), scheduler.requests()))?;
+        let of_role = [state.0.into(), state.1.into(), self.metrics.checksum()];
+        let of_requests = [as_u64(queued), as_u64(in_flight)];
+        let mut sum = checksum(of_role.into_iter().chain(of_requests));
+        each_channel(self, |channel| {
+            sum = checksum([sum, channel.look(is_settled)?]);
+            Some(())
+        })?;
+        Some(sum)
     }
 
-    fn row(&self, id: u64, now: u64) -> Option<Row> {
-        let ((is_ready, is_degraded), metrics) = (self.change(state), metrics_at(self, now));
-        let (workers, channels, load) = (&metrics.workers, &metrics.channels, &metrics.load);
-        let mut errors = BTreeMap::new();
-        for each in &metrics.requests {
-            if let Outcome::Failed(kind) = each.outcome {
-                errors.entry(kind.code()).or_insert((kind, 0)).1 += each.count;
-            }
-        }
-        let failed = errors.values().map(|(_, count)| count).sum();
+    fn describe(&self, block: &mut Block, now: u64) -> Option<()> {
+        let ((is_ready, is_degraded), (queued, limit, in_flight, oldest)) =
+            self.look_soon(|scheduler, _| (state(scheduler), scheduler.requests()))?;
+        let channels = self.metrics.totals_soon(|totals| {
+            each_channel(self, |channel| {
+                let stats = channel.stats_soon()?;
+                totals.add(&stats);
+                totals.add_present(&stats, &channel.config);
+                Some(())
+            })
+        })?;
+        let note = self.note_soon()?;
+        let (answered, errors) = self.metrics.outcomes();
+        let workers = self.metrics.losses();
+        let ([resent_unbegun, resent_begun], [overflowed, overflowed_back]) =
+            (self.metrics.resent(), self.metrics.overflowed());
         let numbers = RoleNumbers {
             is_ready: is_ready.into(),
             is_degraded: is_degraded.into(),
             workers: channels.workers,
-            queued: as_u64(load.queued),
-            queue_limit: as_u64(load.limit),
-            in_flight: as_u64(load.in_flight),
-            oldest_wait: u64::try_from(load.oldest_wait.as_nanos()).unwrap_or(u64::MAX),
-            answered: metrics.requests_with(Outcome::Answered),
-            failed,
-            resent_unbegun: metrics.resent_unbegun,
-            resent_begun: metrics.resent_begun,
+            queued: as_u64(queued),
+            queue_limit: as_u64(limit),
+            in_flight: as_u64(in_flight),
+            oldest_wait: oldest.map_or(0, |since| now.saturating_sub(since)),
+            answered,
+            failed: errors.iter().sum(),
+            resent_unbegun,
+            resent_begun,
             started: workers.started,
             restarted: workers.restarted,
             failed_to_start: workers.failed_to_start,
@@ -57,7 +65,7 @@ impl Source for RoleShared {
             died_idle: workers.died_idle,
             killed_idle: workers.killed_idle,
             hung: workers.hung,
-            recycled: workers.recycled.iter().map(|(_, count)| count).sum(),
+            recycled: workers.recycled,
             bytes_sent: channels.bytes_sent,
             bytes_received: channels.bytes_received,
             chunks: channels.chunks,
@@ -70,39 +78,49 @@ impl Source for RoleShared {
             reply_ring_used: channels.reply_ring_used,
             reply_ring_capacity: channels.reply_ring_capacity,
             leases: channels.reply_leases,
-            overflowed: metrics.overflowed,
-            overflowed_back: metrics.overflowed_back,
+            overflowed,
+            overflowed_back,
             reply_ring_high_water: channels.reply_ring_high_water,
             recorded_frames: channels.recorded_frames,
             unrecorded_frames: channels.unrecorded_frames,
         };
-        Some(Row {
-            id,
-            role: self.name.clone(),
-            note: self.last_failure().map(|error| error.to_string()).unwrap_or_default(),
-            numbers: Numbers::Role(numbers),
-            errors: errors.into_values().collect(),
-            first_times: times(&metrics.queue_times),
-            second_times: times(&metrics.service_times),
-        })
+        block.set_role(&numbers, now);
+        block.set_name(&self.name);
+        block.put_note(note);
+        block.set_errors(ErrorKind::ALL.into_iter().zip(errors));
+        block.set_times(self.metrics.times());
+        Some(())
     }
+
+    fn release(self: Arc<Self>) {
+        // The recipe of its workers is the host's.
+        if let Some(last) = Arc::into_inner(self) {
+            run_detached("slipring-drop", move || drop(last));
+        }
+    }
+}
+
+/// Does something for the channel of each worker that is started. `None` if `each` returns that, or a lock is
+/// held. A worker is not kept, as its last owner ends it.
+fn each_channel(role: &RoleShared, mut each: impl FnMut(&Core) -> Option<()>) -> Option<()> {
+    for slot in 0.. {
+        let found = role.look_soon(|_, workers| {
+            workers.get(slot).map(|worker| {
+                let channel = worker.as_ref().and_then(|(_, worker)| worker.channel());
+                channel.map(|channel| Arc::clone(Channel::core(channel)))
+            })
+        })?;
+        let Some(channel) = found else { break };
+        if let Some(channel) = channel {
+            let done = each(&channel);
+            channel.release();
+            done?;
+        }
+    }
+    Some(())
 }
 
 /// Whether requests can be served, and whether they fail because workers do not start.
-fn state<O>(scheduler: &mut Scheduler<O>) -> (bool, bool) {
+fn state<O>(scheduler: &Scheduler<O>) -> (bool, bool) {
     (scheduler.is_ready(), scheduler.is_degraded())
-}
-
-/// In the wider buckets of the page. A time that is just below a bound may be counted beyond it, as the
-/// histogram tells times only up to 3 %.
-fn times(histogram: &Histogram) -> Times {
-    let sum_ns = u64::try_from(histogram.sum().as_nanos()).unwrap_or(u64::MAX);
-    let mut times = Times { sum_ns, ..Times::default() };
-    for (bound, count) in histogram.buckets() {
-        let nanos = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
-        if let Some(bucket) = times.buckets.get_mut(LatencyHistogram::bucket_of(nanos)) {
-            *bucket += count;
-        }
-    }
-    times
 }

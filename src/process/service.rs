@@ -1,6 +1,7 @@
 //! The library's own threads: how they are started. They take no part in the host's signal
 //! handling or processor placement.
 
+use std::ffi::CStr;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process;
@@ -12,6 +13,7 @@ use crate::sync::plain::before_lock;
 use crate::sys::fork;
 use crate::sys::process as system;
 use crate::sys::signal::SignalSet;
+use crate::sys::thread as small_thread;
 
 /// Locks a mutex, also after a thread has panicked with it. That is sound for the locks of this
 /// module: all callbacks run unlocked, so a panic leaves no state half changed.
@@ -33,6 +35,25 @@ pub(crate) fn start_thread(name: &str, body: impl FnOnce() + Send + 'static) -> 
     });
     before.set_as_mask()?;
     started.map(drop)
+}
+
+/// Starts a service thread with a small stack and without a heap of its own, for a body that does not
+/// allocate. It has no priority over threads of the host, whichever of them starts it.
+pub(crate) fn start_small_thread(body: fn()) -> io::Result<()> {
+    let before = service_mask().set_as_mask()?;
+    let started = small_thread::start(body);
+    before.set_as_mask()?;
+    started
+}
+
+/// What the body of a small thread is to call first.
+pub(crate) fn begin_small_thread(name: &CStr) {
+    // Best effort, as below: a thread that has no name, or more priority, works as well.
+    let _ = system::set_thread_name(name);
+    if system::nice() < 0 {
+        let _ = system::set_nice(0);
+    }
+    use_the_affinity_of_the_process();
 }
 
 /// Runs `job` on a short-lived thread of its own, so that a callback of the host's, or a file
@@ -97,7 +118,7 @@ fn use_the_affinity_of_the_process() {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::testing::{alone, blocked_signals, forbid};
+    use crate::process::testing::{alone, blocked_signals, eventually, forbid};
 
     #[test]
     fn a_service_thread_blocks_all_signals_but_faults_and_its_starter_none() {
@@ -143,5 +164,26 @@ mod tests {
             told.recv().unwrap().unwrap()
         });
         assert!(bound.join().unwrap() == whole);
+    }
+
+    #[test]
+    fn a_small_thread_takes_nothing_over_from_its_starter() {
+        static TOLD: Mutex<Option<(Vec<i32>, bool, i32)>> = Mutex::new(None);
+        thread::spawn(|| {
+            let mut first = system::NO_CPUS;
+            first[0] = 1;
+            system::set_affinity(&first).unwrap();
+            start_small_thread(|| {
+                begin_small_thread(c"slipring-small");
+                let is_whole =
+                    system::affinity(0).unwrap() == system::affinity(process::id()).unwrap();
+                *lock(&TOLD) = Some((blocked_signals(), is_whole, system::nice()));
+            })
+            .unwrap();
+        });
+        eventually("the thread has told", || lock(&TOLD).is_some());
+        let (blocked, is_whole, nice) = lock(&TOLD).take().unwrap();
+        assert!(blocked.contains(&libc::SIGTERM) && !blocked.contains(&libc::SIGSEGV));
+        assert!(is_whole && nice >= 0, "{nice}");
     }
 }

@@ -244,6 +244,19 @@ pub(crate) fn fork(child: impl FnOnce() -> i32) -> i32 {
     if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) }
 }
 
+/// Has all memory of this process that is mapped from now on be locked. Returns whether it may.
+pub(crate) fn lock_memory() -> bool {
+    // SAFETY: takes an integer only.
+    unsafe { libc::mlockall(libc::MCL_FUTURE) == 0 }
+}
+
+/// A number of `/proc/self/status`, such as `VmSize`, in KiB.
+pub(crate) fn status_kib(name: &str) -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
+}
+
 /// The signals that the calling thread blocks.
 pub(crate) fn blocked_signals() -> Vec<i32> {
     let status = fs::read_to_string("/proc/thread-self/status").unwrap();

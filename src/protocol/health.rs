@@ -166,23 +166,56 @@ impl Snapshot {
         Self { status, taken, begun, awaiting_credit, oldest: marks }
     }
 
-    /// Since when the worker has had the request that it has had for longest.
-    #[cfg_attr(loom, allow(dead_code, reason = "for the status page"))]
-    pub(crate) fn busy_since(&self) -> Option<u64> {
-        self.oldest.iter().find(|mark| mark.is_begun()).map(|mark| mark.since)
-    }
-
     fn state(&self) -> WorkerState {
-        match Phase::from_code(self.status.state) {
-            Some(Phase::Starting) => WorkerState::Starting,
-            Some(Phase::Stopping) => WorkerState::Stopping,
-            Some(Phase::Serving) if self.begun == 0 && self.taken == 0 => WorkerState::Idle,
-            Some(Phase::Serving) if self.begun > 0 && self.begun == self.awaiting_credit => {
-                WorkerState::AwaitingCredit
-            }
-            Some(Phase::Serving) => WorkerState::Busy,
-            None => WorkerState::Unknown,
+        state_of(self.status.state, self.taken, self.begun, self.awaiting_credit)
+    }
+}
+
+/// What a worker does that says so, and has so many requests.
+fn state_of(code: u32, taken: usize, begun: usize, awaiting_credit: usize) -> WorkerState {
+    match Phase::from_code(code) {
+        Some(Phase::Starting) => WorkerState::Starting,
+        Some(Phase::Stopping) => WorkerState::Stopping,
+        Some(Phase::Serving) if begun == 0 && taken == 0 => WorkerState::Idle,
+        Some(Phase::Serving) if begun > 0 && begun == awaiting_credit => {
+            WorkerState::AwaitingCredit
         }
+        Some(Phase::Serving) => WorkerState::Busy,
+        None => WorkerState::Unknown,
+    }
+}
+
+/// What a worker says of itself, without its requests one by one.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(loom, allow(dead_code, reason = "for the status page"))]
+pub(crate) struct Summary {
+    pub(crate) status: Status,
+    pub(crate) state: WorkerState,
+    /// How many requests are taken and not begun, and how many are begun and not answered.
+    pub(crate) taken: usize,
+    pub(crate) begun: usize,
+    /// The request that was begun first of these.
+    pub(crate) first: Option<Mark>,
+}
+
+#[cfg_attr(loom, allow(dead_code, reason = "for the status page"))]
+impl Summary {
+    pub(crate) fn new(status: Status, marks: impl Iterator<Item = Mark>) -> Self {
+        let (mut taken, mut begun, mut awaiting_credit) = (0, 0, 0);
+        let mut first: Option<Mark> = None;
+        for mark in marks {
+            taken += usize::from(mark.is_taken());
+            if mark.is_begun() {
+                begun += 1;
+                awaiting_credit += usize::from(mark.awaits_credit);
+                let key = |mark: &Mark| (mark.since, mark.request);
+                if first.as_ref().is_none_or(|first| key(&mark) < key(first)) {
+                    first = Some(mark);
+                }
+            }
+        }
+        let state = state_of(status.state, taken, begun, awaiting_credit);
+        Self { status, state, taken, begun, first }
     }
 }
 

@@ -142,7 +142,12 @@ impl PeerMarks {
 
     /// All requests that the worker has taken, with their marks.
     pub(crate) fn all(&self) -> Vec<Mark> {
-        self.0.entries().filter_map(Self::read).collect()
+        self.each().collect()
+    }
+
+    /// The same, one after another.
+    pub(crate) fn each(&self) -> impl Iterator<Item = Mark> {
+        self.0.entries().filter_map(Self::read)
     }
 
     /// The words of the entries that the first so many requests use: marks, progress and credit.

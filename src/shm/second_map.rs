@@ -264,7 +264,7 @@ fn try_exchange() -> Result<[u8; 4]> {
     Ok(seen)
 }
 
-fn page_size() -> usize {
+pub(super) fn page_size() -> usize {
     // SAFETY: takes an integer and only reports.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     // Never: the kernel has one. Pages of a wrong size are refused by it.

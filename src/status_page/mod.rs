@@ -23,8 +23,9 @@ mod writer;
 pub use find::{Host, Hosts, host, hosts};
 pub(crate) use layout::checksum;
 pub use numbers::{ChannelNumbers, Field, RoleNumbers};
-pub(crate) use publisher::{Source, add};
+pub(crate) use publisher::{Source, add, remove};
 pub use row::{Numbers, Row, Times};
+pub(crate) use writer::{Block, Note};
 
 /// What the fuzz target of the reader uses.
 #[cfg(slipring_fuzzing)]
@@ -39,8 +40,8 @@ pub fn turn_on() {
     publisher::turn_on();
 }
 
-/// Removes this process's page, if it has one, and keeps it from having one. Blocks for a moment,
-/// until the thread that writes the page is about to end.
+/// Removes this process's page, if it has one, and keeps it from having one. Does not wait
+/// for the thread that writes the page, which ends soon.
 pub fn turn_off() {
     publisher::turn_off();
 }

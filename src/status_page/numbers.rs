@@ -44,8 +44,8 @@ macro_rules! numbers {
             }
 
             /// What a page has for these numbers, which were read at `now`.
-            pub(super) fn to_words(self, now: u64) -> Vec<u64> {
-                vec![$(numbers!(@word $kind, self.$name, now)),*]
+            pub(super) fn to_words(self, now: u64) -> [u64; Self::FIELDS.len()] {
+                [$(numbers!(@word $kind, self.$name, now)),*]
             }
 
             /// What the words of a page mean at `now`.

@@ -1,18 +1,28 @@
 //! The thread that brings the page up to date, and what it asks.
+//!
+//! It must not disturb the host, whatever the host is:
+//!
+//! * It waits for no lock that requests take, and holds one only while it copies some words. What it finds
+//!   locked it leaves as it is until the next round. A host's thread that no other may interrupt would
+//!   otherwise wait for one that gets no processor.
+//! * It makes no system calls but those by which it sleeps and ends. A host that forbids itself all others,
+//!   as in a sandbox, goes on. What else the page needs is done by the thread that adds something to it.
+//! * It does not allocate, so that the C library gives it no heap of its own.
+//! * It drops nothing of the host's, whose code might wait for this very thread, or for Python's lock.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr;
 use std::sync::atomic::{AtomicU8, Ordering, fence};
-use std::sync::{LazyLock, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 use std::time::Duration;
 
 use super::layout::BLOCKS;
-use super::row::Row;
-use super::writer::{Header, Writer};
+use super::writer::{Beat, Block, Writer};
 use crate::error::{Error, Result};
 use crate::process::proc_stat::ProcStat;
-use crate::process::service::start_thread;
+use crate::process::service::{begin_small_thread, start_small_thread};
 use crate::shm::layout::as_u64;
-use crate::sync::plain::{Condvar, Mutex};
+use crate::sync::plain::{Mutex, MutexGuard};
 use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::variables::{STATUS_PAGE, value};
 use crate::sys::{activity, fork};
@@ -26,46 +36,49 @@ const LONGEST_UNSETTLED: Duration = Duration::from_secs(4);
 /// The longest sleep. Whatever happens ends it.
 const LONGEST: Duration = Duration::from_secs(64);
 
-/// What a row can be made of. Its functions are called by a thread of the library's, and may take locks
-/// that are held for short times only.
+/// What a row can be made of. Its functions are called by a thread of the library's, and keep to what the
+/// head of this file says: they return `None` if a lock is held that they need.
 pub(crate) trait Source: Send + Sync {
     /// Returns a checksum that changes whenever the row does, but for the time that passes. Cheap: it is
     /// asked for in each round. `is_settled` says that of the last row.
-    fn look(&self, is_settled: bool) -> u64;
+    fn look(&self, is_settled: bool) -> Option<u64>;
 
-    /// Describes itself at `now`, in nanoseconds of the monotonic clock; `None` to be left out.
-    fn row(&self, id: u64, now: u64) -> Option<Row>;
+    /// Describes itself at `now`, in nanoseconds of the monotonic clock.
+    fn describe(&self, block: &mut Block, now: u64) -> Option<()>;
+
+    /// Drops this owner of it. If that is the last, another thread is to drop what is owned.
+    fn release(self: Arc<Self>);
 }
 
-/// What is shared with the thread.
+/// What is shared with the thread. Its lock is held for moments, and never while a source is asked.
 #[derive(Default)]
 struct Inbox {
-    /// What is to be described from the next round on.
-    new: Vec<Listed>,
+    /// What is described, each in the block of the same number.
+    listed: Vec<Listed>,
     last_id: u64,
+    /// `None` while there is nothing to describe, or if there cannot be a page.
+    page: Option<Writer>,
     /// Whether the thread runs.
     is_running: bool,
-    /// Whether the page is to be removed.
-    is_to_end: bool,
 }
 
-/// What is described.
+/// What is described, or was.
 struct Listed {
     id: u64,
-    source: Weak<dyn Source>,
-    /// Its block, once it has one.
-    block: Option<usize>,
+    /// `None` for a place that is free.
+    source: Option<Weak<dyn Source>>,
     /// What it looked like when its block was written.
     looked: Option<u64>,
     /// Whether nothing of it changes then before the host does something with it.
     is_settled: bool,
+    /// Whether its block is in use.
+    is_shown: bool,
 }
 
-/// The one inbox of the process. Its lock is held for moments, and never while a source is asked.
-static INBOX: LazyLock<(Mutex<Inbox>, Condvar)> = LazyLock::new(Default::default);
+static INBOX: LazyLock<Mutex<Inbox>> = LazyLock::new(Default::default);
 
-/// Whether the process has a page once there is something to describe. A plain word, so that a child that
-/// is forked meanwhile never waits for it.
+/// Whether the process has a page once there is something to describe. A plain word, so that it can be set
+/// and read in a child that was forked meanwhile.
 static WISH: AtomicU8 = AtomicU8::new(NOT_SAID);
 /// The variable has not been looked at, and no function was called.
 const NOT_SAID: u8 = 0;
@@ -81,52 +94,36 @@ fn is_on() -> bool {
     WISH.load(Ordering::Relaxed) == ON
 }
 
-/// Has the page describe this, until it is dropped. Makes the page, unless there is one or the process
-/// wants none. Failures are not told: nothing depends on the page.
+/// Has the page describe this, until [`remove`] is called for it. Makes the page, unless there is one or the
+/// process wants none. Failures are not told: nothing depends on the page.
 pub(crate) fn add(source: Weak<dyn Source>) {
     // Pairs with the fence in `turn_off`, which may find that the library was not used before this.
     fence(Ordering::SeqCst);
     if fork::is_forked_child() || !is_on() {
         return;
     }
-    let mut inbox = INBOX.0.lock();
+    let mut inbox = INBOX.lock();
     // Again: `turn_off` may be done meanwhile.
     if !is_on() {
         return;
     }
-    inbox.last_id += 1;
-    let id = inbox.last_id;
-    inbox.new.push(Listed { id, source, block: None, looked: None, is_settled: false });
-    let starts = !std::mem::replace(&mut inbox.is_running, true);
+    inbox.add(source);
+    // What fails is tried again with the next one.
+    let started = inbox.start();
     drop(inbox);
-    if !starts {
+    if started.is_ok() {
         activity::note();
-    } else if start().is_err() {
-        end(&mut INBOX.0.lock(), Vec::new());
     }
 }
 
-/// Makes the page and starts its thread. The page is made here, so that the thread itself never opens a
-/// descriptor: a host that has closed its standard streams would see it take their numbers for a moment.
-fn start() -> Result<()> {
-    let unknown = |e| Error::os("cannot see when this process began", e);
-    let began = ProcStat::of("self").map_err(unknown)?.map_or(0, |stat| stat.start_time);
-    let page = Writer::create(began)?;
-    start_thread("slipring-status", move || run(page))
-        .map_err(|e| Error::os("cannot start the thread of the status page", e))
-}
-
-/// There is no page any more. What still is to be described waits for the next one, which the next channel
-/// or role makes.
-fn end(inbox: &mut Inbox, mut listed: Vec<Listed>) {
-    let is_to_end = std::mem::take(&mut inbox.is_to_end);
-    inbox.is_running = false;
-    inbox.new.append(&mut listed);
-    inbox.new.retain(|listed| !is_to_end && listed.source.strong_count() > 0);
-    for listed in &mut inbox.new {
-        (listed.block, listed.looked) = (None, None);
+/// Has the page forget a source, which is about to be dropped.
+pub(crate) fn remove<S: Source>(source: &S) {
+    // In a forked child nothing is described, and a thread may hold the lock for ever.
+    if fork::is_forked_child() {
+        return;
     }
-    INBOX.1.notify_all();
+    INBOX.lock().remove(ptr::from_ref(source).cast());
+    activity::note();
 }
 
 /// Gives the process a page, with what is made from now on.
@@ -142,43 +139,90 @@ pub(super) fn turn_off() {
     if fork::is_forked_child() {
         return;
     }
-    let (inbox, changed) = &*INBOX;
-    let mut inbox = inbox.lock();
-    inbox.new.clear();
-    inbox.is_to_end = inbox.is_running;
-    while inbox.is_to_end {
+    let mut inbox = INBOX.lock();
+    inbox.listed.clear();
+    let page = inbox.page.take();
+    drop(inbox);
+    if page.is_some() {
+        // The thread ends when it finds that. It need not be waited for.
         activity::hurry();
-        inbox = changed.wait_timeout(inbox, PERIOD);
+    }
+}
+
+impl Inbox {
+    fn add(&mut self, source: Weak<dyn Source>) {
+        self.last_id += 1;
+        let (id, source) = (self.last_id, Some(source));
+        let is_free = |listed: &&mut Listed| listed.source.is_none();
+        match self.listed.iter_mut().find(is_free) {
+            Some(free) => {
+                (free.id, free.source, free.looked, free.is_settled) = (id, source, None, false);
+            }
+            None => {
+                let (looked, is_settled, is_shown) = (None, false, false);
+                self.listed.push(Listed { id, source, looked, is_settled, is_shown });
+            }
+        }
+    }
+
+    fn remove(&mut self, source: *const ()) {
+        let is_it = |listed: &Listed| {
+            listed.source.as_ref().is_some_and(|it| ptr::addr_eq(it.as_ptr(), source))
+        };
+        while let Some(at) = self.listed.iter().position(is_it) {
+            // One that found no block gets that of this one.
+            let last = match self.listed.len() > BLOCKS {
+                true => Some(self.listed.swap_remove(at.max(BLOCKS))),
+                false => None,
+            };
+            if let Some(free) = self.listed.get_mut(at).filter(|_| at < BLOCKS) {
+                let (id, source) = last.map_or((0, None), |last| (last.id, last.source));
+                (free.id, free.source, free.looked, free.is_settled) = (id, source, None, false);
+            }
+        }
+    }
+
+    /// Makes room for all that is listed, and the page and its thread if they are not there.
+    fn start(&mut self) -> Result<()> {
+        let count = self.listed.len();
+        if self.page.is_none() {
+            let unknown = |e| Error::os("cannot see when this process began", e);
+            let began = ProcStat::of("self").map_err(unknown)?.map_or(0, |stat| stat.start_time);
+            self.page = Some(Writer::create(began)?);
+            for listed in &mut self.listed {
+                (listed.looked, listed.is_shown) = (None, false);
+            }
+        }
+        if let Some(page) = &mut self.page {
+            page.make_room(count);
+        }
+        if !self.is_running {
+            let started = start_small_thread(run).map_err(|e| {
+                self.page = None;
+                Error::os("cannot start the thread of the status page", e)
+            });
+            self.is_running = started.is_ok();
+            return started;
+        }
+        Ok(())
     }
 }
 
 /// What the thread does: rounds, as long as there is something to describe.
-fn run(mut page: Writer) {
-    let (mut listed, mut period) = (Vec::new(), PERIOD);
+fn run() {
+    begin_small_thread(c"slipring-status");
+    let mut period = PERIOD;
     loop {
-        let mut inbox = INBOX.0.lock();
-        listed.append(&mut inbox.new);
-        listed.retain(|listed| listed.source.strong_count() > 0);
-        if inbox.is_to_end || listed.is_empty() {
-            // `turn_off` waits until it is gone.
-            drop(page);
-            return end(&mut inbox, listed);
-        }
-        drop(inbox);
         activity::before_look();
         let began = now_ns();
-        let written = write_rows(&mut page, &mut listed, began).and_then(|found| {
-            let longest = if found.is_settled { LONGEST } else { LONGEST_UNSETTLED };
-            period = match found.has_changed {
-                true => PERIOD,
-                false => longest.min(period.saturating_mul(2)),
-            };
-            write_header(&mut page, &listed, period)
-        });
-        if written.is_err() {
-            // There is no memory. Half a page says less than none.
-            drop(page);
-            return end(&mut INBOX.0.lock(), listed);
+        let Some(found) = write_rows(began) else { return };
+        let longest = if found.is_settled { LONGEST } else { LONGEST_UNSETTLED };
+        period = match found.has_changed {
+            true => PERIOD,
+            false => longest.min(period.saturating_mul(2)),
+        };
+        if !write_header(period) {
+            return;
         }
         activity::sleep(Deadline::from(began, PERIOD), Deadline::from(began, period));
     }
@@ -191,162 +235,110 @@ struct Round {
     is_settled: bool,
 }
 
-/// Writes the rows of what has changed, and frees the blocks of what is gone.
-fn write_rows(page: &mut Writer, listed: &mut [Listed], now: u64) -> Result<Round> {
-    let mut is_used = vec![false; page.blocks()];
+/// Writes the rows of what has changed, and frees the blocks of what is gone. `None` if the thread is to end.
+fn write_rows(now: u64) -> Option<Round> {
     let mut round = Round { has_changed: false, is_settled: true };
-    for block in listed.iter().filter_map(|listed| listed.block) {
-        is_used.get_mut(block).into_iter().for_each(|used| *used = true);
-    }
-    for (block, _) in is_used.iter().enumerate().filter(|(_, used)| !**used) {
-        round.has_changed |= page.free(block)?;
-    }
-    let mut free = is_used.iter().enumerate().filter(|(_, used)| !**used).map(|(block, _)| block);
-    let mut behind = is_used.len()..BLOCKS;
-    for listed in listed {
-        if listed.block.is_none() {
-            listed.block = free.next().or_else(|| behind.next());
-        }
-        let Some(block) = listed.block else { continue };
-        // The last owner of a source drops code of the host's, which may panic.
-        let looked = catch_unwind(AssertUnwindSafe(|| look(listed, now)));
-        match looked.unwrap_or(Looked::Gone) {
+    for block in 0.. {
+        let inbox = INBOX.lock();
+        let Some(page) = inbox.page.as_ref() else { return end(inbox) };
+        let Some(listed) = inbox.listed.get(block).filter(|_| block < page.blocks()) else { break };
+        let (id, looked, was_settled) = (listed.id, listed.looked, listed.is_settled);
+        let source = listed.source.as_ref().and_then(Weak::upgrade);
+        drop(inbox);
+        let mut row = Block::new(id);
+        let found = source.map_or(Looked::Gone, |source| {
+            let look = || look(&*source, looked, was_settled, now, &mut row);
+            // A panic would end the process.
+            let found = catch_unwind(AssertUnwindSafe(look)).unwrap_or(Looked::Busy);
+            source.release();
+            found
+        });
+        let mut inbox = INBOX.lock();
+        let Inbox { page: Some(page), listed, .. } = &mut *inbox else { return end(inbox) };
+        // Another one may have got its place.
+        let Some(listed) = listed.get_mut(block).filter(|listed| listed.id == id) else {
+            round.has_changed = true;
+            continue;
+        };
+        match found {
             Looked::Same => {}
-            Looked::Gone => round.has_changed |= page.free(block)?,
-            Looked::Row(row, looked) => {
-                round.has_changed |= page.write_row(block, &row, now)?;
+            // It is looked at again soon.
+            Looked::Busy => round.has_changed = true,
+            Looked::Gone => {
+                if std::mem::take(&mut listed.is_shown) {
+                    page.free(block);
+                    round.has_changed = true;
+                }
+                continue;
+            }
+            Looked::New(looked) => {
+                round.has_changed |= page.write_row(block, &row);
                 (listed.looked, listed.is_settled) = (Some(looked), row.is_settled());
+                listed.is_shown = true;
             }
         }
         round.is_settled &= listed.is_settled;
     }
-    Ok(round)
+    let inbox = INBOX.lock();
+    match inbox.listed.iter().any(|listed| listed.source.is_some()) {
+        true => Some(round),
+        false => end(inbox),
+    }
+}
+
+/// There is no page any more, and no thread. The next channel or role makes others.
+fn end(mut inbox: MutexGuard<'_, Inbox>) -> Option<Round> {
+    // Nothing of it was allocated by the C library.
+    inbox.page = None;
+    inbox.is_running = false;
+    None
 }
 
 enum Looked {
     /// Its block says what there is to say.
     Same,
     Gone,
-    /// What it is now, and what it looked like before that.
-    Row(Box<Row>, u64),
+    /// A lock that is needed was held.
+    Busy,
+    /// It is another one, and looked like this before that was found.
+    New(u64),
 }
 
-fn look(listed: &Listed, now: u64) -> Looked {
-    let Some(source) = listed.source.upgrade() else { return Looked::Gone };
-    if listed.looked == Some(source.look(listed.is_settled)) {
+fn look(
+    source: &dyn Source,
+    before: Option<u64>,
+    was_settled: bool,
+    now: u64,
+    row: &mut Block,
+) -> Looked {
+    let Some(looked) = source.look(was_settled) else { return Looked::Busy };
+    if before == Some(looked) {
         return Looked::Same;
     }
     // Before the row: what changes meanwhile makes the next look another one.
-    let [settled, unsettled] = [true, false].map(|is_settled| source.look(is_settled));
-    let Some(row) = source.row(listed.id, now) else { return Looked::Gone };
-    let looked = if row.is_settled() { settled } else { unsettled };
-    Looked::Row(Box::new(row), looked)
+    let both = [true, false].map(|is_settled| source.look(is_settled));
+    let [Some(settled), Some(unsettled)] = both else { return Looked::Busy };
+    match source.describe(row, now) {
+        None => Looked::Busy,
+        Some(()) => Looked::New(if row.is_settled() { settled } else { unsettled }),
+    }
 }
 
-/// Writes the heartbeat, and when the next one will be.
-fn write_header(page: &mut Writer, listed: &[Listed], period: Duration) -> Result<()> {
-    page.write_header(&Header {
-        pid: std::process::id(),
-        start_time: page.start_time,
+/// Writes the heartbeat, and when the next one will be. Returns false if the thread is to end.
+fn write_header(period: Duration) -> bool {
+    let mut inbox = INBOX.lock();
+    let Inbox { page: Some(page), listed, .. } = &mut *inbox else { return end(inbox).is_some() };
+    let blocks = page.blocks().min(listed.len());
+    let omitted = listed.iter().skip(blocks).filter(|listed| listed.source.is_some()).count();
+    page.write_header(Beat {
         heartbeat: now_ns(),
         period: u64::try_from(period.as_nanos()).unwrap_or(u64::MAX),
-        omitted: as_u64(listed.iter().filter(|listed| listed.block.is_none()).count()),
-        blocks: page.blocks(),
-    })
+        omitted: as_u64(omitted),
+        blocks,
+    });
+    true
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::super::{Numbers, RoleNumbers, Times, host};
-    use super::*;
-    use crate::process::testing::{alone, forbid, threads_named};
-
-    /// Describes itself as idle.
-    struct Idle;
-
-    impl Source for Idle {
-        fn look(&self, _: bool) -> u64 {
-            7
-        }
-
-        fn row(&self, id: u64, _: u64) -> Option<Row> {
-            Some(Row {
-                id,
-                role: "idle".into(),
-                note: String::new(),
-                numbers: Numbers::Role(RoleNumbers::default()),
-                errors: Vec::new(),
-                first_times: Times::default(),
-                second_times: Times::default(),
-            })
-        }
-    }
-
-    /// Describes itself as often as it is listed.
-    fn add_to_page(source: &Arc<Idle>) {
-        let weak: Weak<dyn Source> = Arc::<Idle>::downgrade(source);
-        add(weak);
-    }
-
-    fn rows() -> Option<usize> {
-        host(std::process::id()).unwrap().map(|host| host.rows.len())
-    }
-
-    fn until(is_so: impl Fn() -> bool) {
-        let deadline = Deadline::after(Duration::from_secs(60));
-        while !is_so() {
-            assert!(!deadline.has_passed());
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    #[test]
-    fn what_is_gone_leaves_the_page_and_the_last_one_ends_it() {
-        alone(|| {
-            fork::watch().unwrap();
-            let (one, other) = (Arc::new(Idle), Arc::new(Idle));
-            (0..2500).for_each(|_| add_to_page(&one));
-            add_to_page(&other);
-            until(|| rows() == Some(BLOCKS));
-            assert_eq!(host(std::process::id()).unwrap().unwrap().omitted, 453);
-            drop(one);
-            activity::note();
-            until(|| rows() == Some(1));
-            drop(other);
-            activity::note();
-            until(|| rows().is_none() && threads_named("slipring-status") == 0);
-            // And again.
-            let again = Arc::new(Idle);
-            add_to_page(&again);
-            until(|| rows() == Some(1));
-            turn_off();
-            assert_eq!(rows(), None);
-            add_to_page(&again);
-            assert_eq!(rows(), None);
-        });
-    }
-
-    #[test]
-    fn a_process_that_may_not_have_a_thread_or_a_memfd_has_no_page() {
-        alone(|| {
-            fork::watch().unwrap();
-            forbid([libc::SYS_clone3, libc::SYS_clone], libc::EAGAIN);
-            let source = Arc::new(Idle);
-            let has_none = || {
-                add_to_page(&source);
-                add_to_page(&source);
-                assert_eq!((rows(), threads_named("slipring-status")), (None, 0));
-                // What there is waits for a page.
-                assert!(!INBOX.0.lock().new.is_empty());
-                turn_off();
-                assert!(INBOX.0.lock().new.is_empty());
-                turn_on();
-            };
-            has_none();
-            forbid([libc::SYS_memfd_create; 2], libc::EPERM);
-            has_none();
-        });
-    }
-}
+#[path = "publisher_tests.rs"]
+mod tests;

@@ -163,7 +163,7 @@ mod tests {
     use std::os::fd::AsRawFd;
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use super::super::writer::{Writer, row_words};
+    use super::super::writer::{Writer, block_of, row_words};
     use super::*;
     use crate::sys::memfd::{SEALS_DOWN, check_seals};
 
@@ -303,8 +303,8 @@ mod tests {
     #[test]
     fn what_is_read_while_it_is_written_is_all_of_one_moment() {
         let mut writer = Writer::create(0).unwrap();
-        assert!(writer.write_row(0, &row(1, 1), NOW).unwrap());
-        assert!(!writer.write_row(0, &row(1, 1), NOW).unwrap(), "it has that already");
+        assert!(writer.write_row(0, &block_of(&row(1, 1), NOW)));
+        assert!(!writer.write_row(0, &block_of(&row(1, 1), NOW)), "it has that already");
         let path = format!("/proc/self/fd/{}", writer.file().as_raw_fd());
         let file = File::open(path).unwrap();
         check_seals(&file, SEALS_DOWN).unwrap();
@@ -315,7 +315,7 @@ mod tests {
                     if is_over.load(Ordering::Relaxed) {
                         break;
                     }
-                    writer.write_row(0, &row(number, number), NOW).unwrap();
+                    writer.write_row(0, &block_of(&row(number, number), NOW));
                 }
             });
             let mut last = 0;

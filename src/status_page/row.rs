@@ -77,22 +77,22 @@ pub struct Row {
     pub second_times: Times,
 }
 
-impl Row {
-    /// Whether nothing of it changes before the host does something with the channel or role.
+impl ChannelNumbers {
+    /// Whether nothing of it changes before the host does something with the channel.
     pub(super) fn is_settled(&self) -> bool {
-        match &self.numbers {
-            Numbers::Channel(it) => {
-                let is_idle = it.in_flight == 0 && it.taken == 0 && it.begun == 0;
-                // What a worker says that has ended does not change. One that starts is soon idle.
-                let is_over = it.state > CLOSING;
-                (is_idle && it.worker_state == IDLE && it.state != CLOSING || is_over)
-                    && it.leases == 0
-            }
-            Numbers::Role(it) => {
-                let is_idle = it.in_flight == 0 && it.queued == 0 && it.leases == 0;
-                is_idle && it.is_degraded == 0
-            }
-        }
+        let is_idle = self.in_flight == 0 && self.taken == 0 && self.begun == 0;
+        // What a worker says that has ended does not change. One that starts is soon idle.
+        let is_over = self.state > CLOSING;
+        (is_idle && self.worker_state == IDLE && self.state != CLOSING || is_over)
+            && self.leases == 0
+    }
+}
+
+impl RoleNumbers {
+    /// Whether nothing of it changes before the host does something with the role.
+    pub(super) fn is_settled(&self) -> bool {
+        let is_idle = self.in_flight == 0 && self.queued == 0 && self.leases == 0;
+        is_idle && self.is_degraded == 0
     }
 }
 

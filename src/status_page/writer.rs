@@ -1,10 +1,14 @@
-//! Turns what a source says into a block.
+//! Turns what a source says into a block. Nothing here allocates once the page is made.
+
+use std::fmt::{self, Write};
+use std::ops::Range;
 
 use super::layout::{BLOCKS, BUCKETS, CHECKED, CHECKSUM, NAME, WORDS, block, checksum, header};
 use super::layout::{MAGIC, VERSION};
 use super::numbers::{ChannelNumbers, RoleNumbers};
+#[cfg(any(test, slipring_fuzzing))]
 use super::row::{Numbers, Row};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::shm::layout::as_u64;
 use crate::shm::status_memory::StatusMemory;
 
@@ -12,10 +16,9 @@ use crate::shm::status_memory::StatusMemory;
 #[derive(Debug)]
 pub(super) struct Writer {
     memory: StatusMemory<WORDS>,
+    pid: u32,
     /// When this process began.
-    pub(super) start_time: u64,
-    /// Which blocks are in use, of those that were written so far.
-    used: Vec<bool>,
+    start_time: u64,
 }
 
 /// What the header says.
@@ -30,9 +33,21 @@ pub(crate) struct Header {
     pub(crate) blocks: usize,
 }
 
+/// What changes of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Beat {
+    pub(super) heartbeat: u64,
+    pub(super) period: u64,
+    pub(super) omitted: u64,
+    pub(super) blocks: usize,
+}
+
 impl Writer {
+    /// Makes the page, with room for its first blocks.
     pub(super) fn create(start_time: u64) -> Result<Self> {
-        Ok(Self { memory: StatusMemory::create(NAME, BLOCKS + 1)?, start_time, used: Vec::new() })
+        let mut memory = StatusMemory::create(NAME, BLOCKS + 1)?;
+        memory.make_ready(1)?;
+        Ok(Self { memory, pid: std::process::id(), start_time })
     }
 
     #[cfg(test)]
@@ -40,69 +55,153 @@ impl Writer {
         self.memory.file()
     }
 
-    /// How many blocks there are from the start on.
+    /// How many blocks can be written.
     pub(super) fn blocks(&self) -> usize {
-        self.used.len()
+        self.memory.ready().saturating_sub(1).min(BLOCKS)
     }
 
-    /// Frees a block. Returns whether it was in use.
-    pub(super) fn free(&mut self, block: usize) -> Result<bool> {
-        let was_used = self.used.get_mut(block).is_some_and(std::mem::take);
-        if was_used { self.write(block + 1, [0; WORDS]) } else { Ok(false) }
+    /// Makes room for so many blocks, if there is memory, up to the most that a page has.
+    pub(super) fn make_room(&mut self, blocks: usize) {
+        // What has no room is counted in the header.
+        let _ = self.memory.make_ready(blocks.min(BLOCKS) + 1);
     }
 
-    pub(super) fn write_header(&mut self, said: &Header) -> Result<()> {
+    /// Frees a block that was written.
+    pub(super) fn free(&mut self, block: usize) {
+        self.write(block + 1, [0; WORDS]);
+    }
+
+    pub(super) fn write_header(&mut self, beat: Beat) {
         let mut words = [0; WORDS];
         set(&mut words, header::MAGIC, MAGIC);
         set(&mut words, header::VERSION, VERSION);
-        set(&mut words, header::PID, said.pid.into());
-        set(&mut words, header::START_TIME, said.start_time);
-        set(&mut words, header::BLOCKS, as_u64(said.blocks));
-        set(&mut words, header::HEARTBEAT, said.heartbeat);
-        set(&mut words, header::PERIOD, said.period);
-        set(&mut words, header::OMITTED, said.omitted);
+        set(&mut words, header::PID, self.pid.into());
+        set(&mut words, header::START_TIME, self.start_time);
+        set(&mut words, header::BLOCKS, as_u64(beat.blocks));
+        set(&mut words, header::HEARTBEAT, beat.heartbeat);
+        set(&mut words, header::PERIOD, beat.period);
+        set(&mut words, header::OMITTED, beat.omitted);
         set_text(&mut words, header::LIBRARY, concat!("slipring ", env!("CARGO_PKG_VERSION")));
-        self.write(0, words).map(drop)
+        self.write(0, words);
     }
 
     /// Writes a block. Returns whether it has changed.
-    pub(super) fn write_row(&mut self, block: usize, row: &Row, now: u64) -> Result<bool> {
-        let changed = self.write(block + 1, row_words(row, now))?;
-        self.used.resize(self.used.len().max(block + 1), false);
-        self.used.get_mut(block).into_iter().for_each(|used| *used = true);
-        Ok(changed)
+    pub(super) fn write_row(&mut self, block: usize, row: &Block) -> bool {
+        self.write(block + 1, row.words)
     }
 
-    fn write(&mut self, index: usize, mut words: [u64; WORDS]) -> Result<bool> {
+    fn write(&mut self, index: usize, mut words: [u64; WORDS]) -> bool {
         let sum = checksum(words.iter().skip(CHECKED).copied());
         set(&mut words, CHECKSUM, sum);
         self.memory.write(index, &words)
     }
 }
 
-/// The words of a block, without those before what the checksum covers.
-pub(crate) fn row_words(row: &Row, now: u64) -> [u64; WORDS] {
-    let mut words = [0; WORDS];
-    let (kind, numbers) = match &row.numbers {
-        Numbers::Channel(numbers) => (1, numbers.to_words(now)),
-        Numbers::Role(numbers) => (2, numbers.to_words(now)),
-    };
-    set(&mut words, block::KIND, kind);
-    set(&mut words, block::ID, row.id);
-    set(&mut words, block::COUNT, as_u64(numbers.len()));
-    set_text(&mut words, block::ROLE, &row.role);
-    set_text(&mut words, block::NOTE, &row.note);
-    set_all(&mut words, block::NUMBERS, numbers);
-    for (kind, count) in &row.errors {
-        let index = usize::try_from(kind.code()).unwrap_or(0);
-        if let Some(word) = words.get_mut(block::ERRORS).and_then(|all| all.get_mut(index)) {
-            *word = *count;
+/// A block while it is filled.
+#[derive(Debug)]
+pub(crate) struct Block {
+    words: [u64; WORDS],
+    is_settled: bool,
+}
+
+impl Block {
+    pub(super) fn new(id: u64) -> Self {
+        let mut words = [0; WORDS];
+        set(&mut words, block::ID, id);
+        Self { words, is_settled: false }
+    }
+
+    /// Whether nothing of what it describes changes before the host does something with it.
+    pub(super) fn is_settled(&self) -> bool {
+        self.is_settled
+    }
+
+    pub(crate) fn set_channel(&mut self, numbers: &ChannelNumbers, now: u64) {
+        self.is_settled = numbers.is_settled();
+        self.set_numbers(1, &numbers.to_words(now));
+    }
+
+    pub(crate) fn set_role(&mut self, numbers: &RoleNumbers, now: u64) {
+        self.is_settled = numbers.is_settled();
+        self.set_numbers(2, &numbers.to_words(now));
+    }
+
+    fn set_numbers(&mut self, kind: u64, numbers: &[u64]) {
+        set(&mut self.words, block::KIND, kind);
+        set(&mut self.words, block::COUNT, as_u64(numbers.len()));
+        set_all(&mut self.words, block::NUMBERS, numbers.iter().copied());
+    }
+
+    /// The name of the role.
+    pub(crate) fn set_name(&mut self, name: &str) {
+        set_text(&mut self.words, block::ROLE, name);
+    }
+
+    /// Words about the last failure, which are cut to fit.
+    pub(crate) fn set_note(&mut self, note: fmt::Arguments<'_>) {
+        let mut place = TextPlace::new(&mut self.words, block::NOTE);
+        // It fails only if what is formatted does.
+        let _ = place.write_fmt(note);
+    }
+
+    pub(crate) fn put_note(&mut self, note: Note) {
+        set_all(&mut self.words, block::NOTE, note.words);
+    }
+
+    pub(crate) fn set_errors(&mut self, errors: impl Iterator<Item = (ErrorKind, u64)>) {
+        for (kind, count) in errors {
+            let index = usize::try_from(kind.code()).unwrap_or(0);
+            let all = self.words.get_mut(block::ERRORS);
+            if let Some(word) = all.and_then(|all| all.get_mut(index)) {
+                *word = count;
+            }
         }
     }
-    for (range, times) in block::TIMES.into_iter().zip([&row.first_times, &row.second_times]) {
-        set_all(&mut words, range, std::iter::once(times.sum_ns).chain(times.buckets));
+
+    /// The two histograms, each with its sum in nanoseconds.
+    pub(crate) fn set_times(&mut self, times: [(u64, [u64; BUCKETS]); 2]) {
+        for (range, (sum_ns, buckets)) in block::TIMES.into_iter().zip(times) {
+            set_all(&mut self.words, range, std::iter::once(sum_ns).chain(buckets));
+        }
     }
-    words
+}
+
+/// Words about a failure, as a block has room for: made when it happens, so that the thread of the page need
+/// only copy them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Note {
+    words: [u64; block::NOTE.end - block::NOTE.start],
+}
+
+impl Note {
+    pub(crate) const EMPTY: Self = Self { words: [0; block::NOTE.end - block::NOTE.start] };
+
+    pub(crate) fn of(failure: &impl fmt::Display) -> Self {
+        let mut note = Self::EMPTY;
+        // As in `Block::set_note`.
+        let _ = write!(TextPlace { words: &mut note.words, len: 0 }, "{failure}");
+        note
+    }
+}
+
+/// The words of a block, without those before what the checksum covers.
+#[cfg(any(test, slipring_fuzzing))]
+pub(crate) fn row_words(row: &Row, now: u64) -> [u64; WORDS] {
+    block_of(row, now).words
+}
+
+#[cfg(any(test, slipring_fuzzing))]
+pub(super) fn block_of(row: &Row, now: u64) -> Block {
+    let mut block = Block::new(row.id);
+    match &row.numbers {
+        Numbers::Channel(numbers) => block.set_channel(numbers, now),
+        Numbers::Role(numbers) => block.set_role(numbers, now),
+    }
+    block.set_name(&row.role);
+    block.set_note(format_args!("{}", row.note));
+    block.set_errors(row.errors.iter().copied());
+    block.set_times([&row.first_times, &row.second_times].map(|it| (it.sum_ns, it.buckets)));
+    block
 }
 
 fn set(words: &mut [u64; WORDS], index: usize, value: u64) {
@@ -111,24 +210,42 @@ fn set(words: &mut [u64; WORDS], index: usize, value: u64) {
     }
 }
 
-fn set_all(
-    words: &mut [u64; WORDS],
-    range: std::ops::Range<usize>,
-    values: impl IntoIterator<Item = u64>,
-) {
+fn set_all(words: &mut [u64; WORDS], range: Range<usize>, values: impl IntoIterator<Item = u64>) {
     let places = words.get_mut(range).into_iter().flatten();
     places.zip(values).for_each(|(word, value)| *word = value);
 }
 
-/// Cuts a text at a character, if it is too long.
-fn set_text(words: &mut [u64; WORDS], range: std::ops::Range<usize>, text: &str) {
-    let text = text.get(..text.floor_char_boundary(range.len() * 8)).unwrap_or_default();
-    let eights = text.as_bytes().chunks(8).map(|chunk| {
-        let mut bytes = [0; 8];
-        bytes.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
-        u64::from_le_bytes(bytes)
-    });
-    set_all(words, range, eights);
+fn set_text(words: &mut [u64; WORDS], range: Range<usize>, text: &str) {
+    // It never fails.
+    let _ = TextPlace::new(words, range).write_str(text);
+}
+
+/// A place for a text, which is cut at a character if it is too long.
+struct TextPlace<'a> {
+    words: &'a mut [u64],
+    /// Bytes that are written; more than there is room for once the text is cut.
+    len: usize,
+}
+
+impl<'a> TextPlace<'a> {
+    fn new(words: &'a mut [u64; WORDS], range: Range<usize>) -> Self {
+        Self { words: words.get_mut(range).unwrap_or_default(), len: 0 }
+    }
+}
+
+impl Write for TextPlace<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = self.words.len() * 8;
+        let fitting = text.floor_char_boundary(room.saturating_sub(self.len));
+        for (at, byte) in (self.len..).zip(text.bytes().take(fitting)) {
+            if let Some(word) = self.words.get_mut(at / 8) {
+                *word |= u64::from(byte) << (8 * (at % 8));
+            }
+        }
+        let is_cut = fitting < text.len();
+        self.len = if is_cut { room } else { self.len + fitting };
+        Ok(())
+    }
 }
 
 // The lists fit their place in a block.

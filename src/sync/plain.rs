@@ -40,6 +40,21 @@ impl<T> Mutex<T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Takes the lock if it is free now, or within the time of a long copy, and never sleeps for it. For a
+    /// thread that must not wait for one that gets no processor. The guard is to be dropped after some
+    /// loads: another thread may wait for it.
+    #[cfg_attr(loom, allow(dead_code, reason = "for the status page"))]
+    pub(crate) fn lock_soon(&self) -> Option<MutexGuard<'_, T>> {
+        const ATTEMPTS: usize = 1000;
+        (0..ATTEMPTS).find_map(|_| {
+            let locked = self.try_lock();
+            if locked.is_none() {
+                std::hint::spin_loop();
+            }
+            locked
+        })
+    }
+
     pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         if is_held_for_ever() {
             return None;

@@ -42,6 +42,7 @@ cfg_if! {
         pub(crate) mod process;
         pub(crate) mod variables;
         pub(crate) mod signal;
+        pub(crate) mod thread;
         pub(crate) mod utc;
         pub(crate) mod wake_fd;
         #[cfg(feature = "pipe")]

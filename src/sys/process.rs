@@ -199,6 +199,12 @@ pub(crate) fn set_nice(nice: i32) -> io::Result<()> {
     Ok(())
 }
 
+/// The calling thread's nice value, which is -1 also if it cannot be seen.
+pub(crate) fn nice() -> i32 {
+    // SAFETY: getpriority takes integers only.
+    unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
+}
+
 /// A set of processors, one bit for each; wide enough for any kernel.
 pub(crate) type CpuMask = [u64; 1024];
 

@@ -315,3 +315,37 @@ fn a_host_can_decide_on_its_page_before_it_uses_the_library() {
         assert!(!targets.any(|target| target.to_string_lossy().contains("slipring-status")));
     }
 }
+
+/// Fields of the line of `/proc` about the thread of the page, counted from the state on.
+fn fields_of_the_thread() -> Vec<String> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let mut stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+    let stat = stats.find(|stat| stat.contains("(slipring-status)")).unwrap();
+    stat.rsplit_once(") ").unwrap().1.split(' ').map(str::to_owned).collect()
+}
+
+#[test]
+fn the_thread_of_the_page_has_no_priority_whichever_thread_starts_it() {
+    let name = name_of(the_thread_of_the_page_has_no_priority_whichever_thread_starts_it);
+    if !in_a_process_of_its_own(name) {
+        return;
+    }
+    let channel = std::thread::spawn(|| {
+        let priority = libc::sched_param { sched_priority: 1 };
+        // SAFETY: a live structure that is only read, and integers.
+        #[allow(unsafe_code, reason = "a thread that no other may interrupt")]
+        let is_allowed = unsafe {
+            libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) == 0
+                && libc::setpriority(libc::PRIO_PROCESS, 0, -5) == 0
+        };
+        is_allowed.then(|| spawn(Config::small()))
+    });
+    let Some(channel) = channel.join().unwrap() else {
+        println!("not tested: this process may not raise its priority");
+        return;
+    };
+    wait_for("the channel", |row| channel_of(row, channel.pid()));
+    let fields = fields_of_the_thread();
+    let [nice, policy] = [16, 38].map(|at| fields[at].parse::<i32>().unwrap());
+    assert_eq!((nice, policy), (0, libc::SCHED_OTHER));
+}

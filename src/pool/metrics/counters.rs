@@ -4,9 +4,9 @@ use super::super::scheduler::RecycleReason;
 use super::histogram::Times;
 use super::requests::{Outcome, Requests};
 use super::snapshot::{ChannelTotals, RequestCount, RoleMetrics, WorkerCounts};
-use crate::channel::Stats;
+use crate::channel::{LatencyHistogram, Stats};
 use crate::config::Config;
-use crate::error::Overload;
+use crate::error::{ErrorKind, Overload};
 use crate::protocol::Kind;
 use crate::status_page::checksum;
 use crate::sync::plain::{Mutex, MutexGuard};
@@ -29,6 +29,8 @@ pub(crate) struct Counters {
     /// What the channels of workers that have ended had counted. It is held while a worker passes
     /// from those that are there to those that have ended.
     ended: Mutex<ChannelTotals>,
+    /// Odd while a worker passes so.
+    passes: Counter,
 }
 
 /// How a worker was lost that was not told to end.
@@ -42,6 +44,23 @@ pub(crate) enum Loss {
 
 impl Loss {
     const ALL: [Self; 4] = [Self::Start, Self::Serving, Self::Idle, Self::Killed];
+}
+
+/// What became of the workers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Losses {
+    pub(crate) started: u64,
+    pub(crate) restarted: u64,
+    pub(crate) failed_to_start: u64,
+    pub(crate) died_serving: u64,
+    pub(crate) died_idle: u64,
+    pub(crate) killed_idle: u64,
+    pub(crate) hung: u64,
+    pub(crate) recycled: u64,
+}
+
+fn get(counter: &Counter) -> u64 {
+    counter.load(Ordering::Relaxed)
 }
 
 fn add(counter: &Counter) {
@@ -108,15 +127,94 @@ impl Counters {
         self.ended.lock()
     }
 
+    /// As [`Counters::ended`], for one that adds a worker to them. [`Counters::end_pass`] is to be called
+    /// before the end of the guard.
+    pub(crate) fn begin_pass(&self) -> MutexGuard<'_, ChannelTotals> {
+        let ended = self.ended();
+        add(&self.passes);
+        ended
+    }
+
+    pub(crate) fn end_pass(&self) {
+        add(&self.passes);
+    }
+
+    /// What the channels of all workers have counted, those that have ended and those that `add_present`
+    /// adds. `None` if a lock is held, or a worker passes from the ones to the others meanwhile.
+    pub(crate) fn totals_soon(
+        &self,
+        add_present: impl FnOnce(&mut ChannelTotals) -> Option<()>,
+    ) -> Option<ChannelTotals> {
+        // Relaxed: the locks that are taken in between, here and by `add_present`, are those under which
+        // a worker passes.
+        let before = self.passes.load(Ordering::Relaxed);
+        let mut totals = *self.ended.lock_soon()?;
+        add_present(&mut totals)?;
+        let is_whole = before.is_multiple_of(2) && self.passes.load(Ordering::Relaxed) == before;
+        is_whole.then_some(totals)
+    }
+
+    /// Adds up how many requests have ended how, over all kinds.
+    pub(crate) fn outcomes(&self) -> (u64, [u64; ErrorKind::ALL.len()]) {
+        self.requests.outcomes()
+    }
+
+    /// How long requests waited and had a worker, in the wider buckets of the status page, each with the sum
+    /// in nanoseconds.
+    pub(crate) fn times(&self) -> [(u64, [u64; LatencyHistogram::BUCKETS]); 2] {
+        [&self.queue, &self.service].map(Times::in_wide_buckets)
+    }
+
+    pub(crate) fn resent(&self) -> [u64; 2] {
+        [&self.resent_unbegun, &self.resent_begun].map(get)
+    }
+
+    pub(crate) fn overflowed(&self) -> [u64; 2] {
+        [&self.overflowed, &self.overflowed_back].map(get)
+    }
+
     /// A checksum of the numbers that no channel has.
     pub(crate) fn checksum(&self) -> u64 {
-        let get = |counter: &Counter| counter.load(Ordering::Relaxed);
         let resent = [&self.resent_unbegun, &self.resent_begun];
         let overflowed = [&self.overflowed, &self.overflowed_back];
         let started = [&self.started, &self.hung];
         let counters = resent.into_iter().chain(overflowed).chain(started);
         let counters = counters.chain(&self.losses).chain(&self.recycled).map(get);
-        checksum(counters.chain(self.requests.counts().into_iter().map(|(.., count)| count)))
+        checksum(counters.chain(self.requests.each().map(|(.., count)| count)))
+    }
+
+    /// How many workers were started and lost, and how many replace one that was.
+    pub(crate) fn losses(&self) -> Losses {
+        let [failed_to_start, died_serving, died_idle, killed_idle] =
+            self.losses.each_ref().map(get);
+        let lost = failed_to_start + died_serving + died_idle + killed_idle;
+        let started = get(&self.started);
+        Losses {
+            started,
+            // The successor of a worker that a request finds dead may start before its death is noted.
+            restarted: lost.min(started.saturating_sub(1)),
+            failed_to_start,
+            died_serving,
+            died_idle,
+            killed_idle,
+            hung: get(&self.hung),
+            recycled: self.recycled.iter().map(get).sum(),
+        }
+    }
+
+    fn workers(&self) -> WorkerCounts {
+        let losses = self.losses();
+        let recycled = self.recycled.each_ref().map(get);
+        WorkerCounts {
+            started: losses.started,
+            restarted: losses.restarted,
+            failed_to_start: losses.failed_to_start,
+            died_serving: losses.died_serving,
+            died_idle: losses.died_idle,
+            killed_idle: losses.killed_idle,
+            hung: losses.hung,
+            recycled: RecycleReason::ALL.into_iter().zip(recycled).collect(),
+        }
     }
 
     /// All numbers. `channels` are those of the workers that have ended and of those that are
@@ -128,32 +226,13 @@ impl Counters {
         channels: ChannelTotals,
         name_of: impl Fn(Kind) -> String,
     ) -> RoleMetrics {
-        let get = |counter: &Counter| counter.load(Ordering::Relaxed);
-        let requests = self.requests.counts().into_iter();
+        let requests = self.requests.each();
         let requests = requests.map(|(kind, outcome, count)| RequestCount {
             kind,
             kind_name: kind.map_or_else(|| "other".to_owned(), &name_of),
             outcome,
             count,
         });
-        let [failed_to_start, died_serving, died_idle, killed_idle] =
-            self.losses.each_ref().map(get);
-        let lost = failed_to_start + died_serving + died_idle + killed_idle;
-        let started = get(&self.started);
-        let workers = WorkerCounts {
-            started,
-            // The successor of a worker that a request finds dead may start before its death is noted.
-            restarted: lost.min(started.saturating_sub(1)),
-            failed_to_start,
-            died_serving,
-            died_idle,
-            killed_idle,
-            hung: get(&self.hung),
-            recycled: RecycleReason::ALL
-                .into_iter()
-                .zip(self.recycled.each_ref().map(get))
-                .collect(),
-        };
         RoleMetrics {
             role,
             requests: requests.collect(),
@@ -163,7 +242,7 @@ impl Counters {
             resent_begun: get(&self.resent_begun),
             overflowed: get(&self.overflowed),
             overflowed_back: get(&self.overflowed_back),
-            workers,
+            workers: self.workers(),
             load,
             channels,
         }

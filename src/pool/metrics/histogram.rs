@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::channel::LatencyHistogram;
 use crate::sync::{Counter, Ordering};
 
 /// Each power of two is cut into two to the power of so many parts.
@@ -42,6 +43,21 @@ impl Times {
         if nanos != 0 {
             self.sum_ns.fetch_add(nanos, Ordering::Relaxed);
         }
+    }
+
+    /// What was added until now, in the buckets of a [`LatencyHistogram`], with the sum in nanoseconds. A time
+    /// that is just below a bound may be counted beyond it, as these buckets tell times only up to 3 %.
+    pub(super) fn in_wide_buckets(&self) -> (u64, [u64; LatencyHistogram::BUCKETS]) {
+        let mut wide = [0; LatencyHistogram::BUCKETS];
+        for (bucket, count) in self.buckets.iter().enumerate() {
+            let count = count.load(Ordering::Relaxed);
+            if count != 0
+                && let Some(sum) = wide.get_mut(LatencyHistogram::bucket_of(bound_of(bucket)))
+            {
+                *sum += count;
+            }
+        }
+        (self.sum_ns.load(Ordering::Relaxed), wide)
     }
 
     /// What was added until now.

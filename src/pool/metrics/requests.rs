@@ -81,17 +81,27 @@ impl Requests {
     }
 
     /// All counts that are not zero. Kinds that are counted together are `None`.
-    pub(super) fn counts(&self) -> Vec<(Option<Kind>, Outcome, u64)> {
+    pub(super) fn each(&self) -> impl Iterator<Item = (Option<Kind>, Outcome, u64)> {
         let kind_of = |row: &Row| {
             let code = u16::try_from(row.code.load(Ordering::Relaxed)).ok()?;
             (code != 0).then(|| Kind::from_code(code))
         };
-        let mut counts = Vec::new();
-        for row in self.rows.iter().chain([&self.others]) {
+        self.rows.iter().chain([&self.others]).flat_map(move |row| {
             let kind = kind_of(row);
-            counts.extend(row.outcomes.counts().map(|(outcome, count)| (kind, outcome, count)));
+            row.outcomes.counts().map(move |(outcome, count)| (kind, outcome, count))
+        })
+    }
+
+    /// How many were answered, and how many failed by each kind of error, over all kinds of requests.
+    pub(super) fn outcomes(&self) -> (u64, [u64; ErrorKind::ALL.len()]) {
+        let (mut answered, mut failed) = (0, [0; ErrorKind::ALL.len()]);
+        for row in self.rows.iter().chain([&self.others]) {
+            answered += row.outcomes.answered.load(Ordering::Relaxed);
+            for (sum, count) in failed.iter_mut().zip(&row.outcomes.failed) {
+                *sum += count.load(Ordering::Relaxed);
+            }
         }
-        counts
+        (answered, failed)
     }
 }
 
@@ -139,7 +149,7 @@ mod tests {
                 requests.count(kind, Outcome::Failed(ErrorKind::Poison));
             }
         }
-        let counts = requests.counts();
+        let counts: Vec<_> = requests.each().collect();
         assert_eq!(counts.len(), 2 * (1 + ErrorKind::ALL.len()));
         for (kind, outcome, count) in counts {
             let all = 1 + u64::try_from(ErrorKind::ALL.len()).unwrap();
@@ -155,7 +165,7 @@ mod tests {
         (0..kinds + 8).for_each(|n| requests.count(Kind::app(n), Outcome::Answered));
         requests.count(Kind::app(0), Outcome::Answered);
         requests.count(Kind::from_code(0), Outcome::Answered);
-        let counts = requests.counts();
+        let counts: Vec<_> = requests.each().collect();
         assert_eq!(counts[0], (Some(Kind::app(0)), Outcome::Answered, 2));
         assert_eq!(counts.last(), Some(&(None, Outcome::Answered, 9)));
         assert_eq!(counts.len(), KINDS + 1);

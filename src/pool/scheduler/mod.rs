@@ -380,6 +380,12 @@ impl<W> Scheduler<W> {
         self.phase == Phase::Open && !self.fleet.is_sick()
     }
 
+    /// How many requests wait, how many may, how many workers have, and since when the oldest waits.
+    #[cfg_attr(loom, allow(dead_code, reason = "for the status page"))]
+    pub(crate) fn requests(&self) -> (usize, usize, usize, Option<u64>) {
+        (self.queue.len(), self.max_waiting, self.in_flight, self.queue.oldest())
+    }
+
     /// How much it has to do. Cheaper than [`Scheduler::overload`].
     pub(crate) fn load(&self) -> Load {
         Load {
