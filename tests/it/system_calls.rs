@@ -2,10 +2,12 @@
 //! runs in a process of its own, under a filter.
 #![allow(unsafe_code, reason = "filters of system calls")]
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use crate::common::*;
-use slipring::{ErrorKind, Kind};
+use slipring::status_page::{self, Numbers};
+use slipring::{Config, ErrorKind, Kind};
 
 /// A condition on the low 32 bits of an argument of a system call.
 #[derive(Clone, Copy)]
@@ -18,6 +20,11 @@ enum Argument {
 /// Makes system calls with these arguments have this result from now on, in this process and in all
 /// that it starts.
 fn filter(rules: &[(i64, &[Argument])], result: u32) {
+    filter_or(rules, result, libc::SECCOMP_RET_ALLOW);
+}
+
+/// As [`filter`]; all other calls have the result `otherwise`.
+fn filter_or(rules: &[(i64, &[Argument])], result: u32, otherwise: u32) {
     let statement =
         |code: u32, k: u32, jt: u8, jf: u8| libc::sock_filter { code: code as u16, jt, jf, k };
     let load = |at: u32| statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, at, 0, 0);
@@ -40,7 +47,7 @@ fn filter(rules: &[(i64, &[Argument])], result: u32) {
         }
         program.push(statement(libc::BPF_RET | libc::BPF_K, result, 0, 0));
     }
-    program.push(statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0));
+    program.push(statement(libc::BPF_RET | libc::BPF_K, otherwise, 0, 0));
     let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     // SAFETY: takes integers only.
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
@@ -212,4 +219,49 @@ fn no_deadline_is_read_from_the_wall_clock() {
         }
     }
     assert!(files > 30);
+}
+
+#[test]
+fn the_thread_of_the_status_page_makes_no_call_but_to_sleep() {
+    let name = name_of(the_thread_of_the_status_page_makes_no_call_but_to_sleep);
+    let calls_of = |pid| {
+        let host = status_page::host(pid).unwrap()?;
+        host.rows.iter().find_map(|row| match row.numbers {
+            Numbers::Channel(numbers) => Some(numbers.completed),
+            _ => None,
+        })
+    };
+    if !is_rerun(name) {
+        let mut host = rerun_command(name);
+        let mut host =
+            host.env_remove("SLIPRING_STATUS_PAGE").stdout(Stdio::null()).spawn().unwrap();
+        let mut last = 100;
+        // Each of them is shown by another round.
+        for _ in 0..3 {
+            eventually("more calls are on the page", || {
+                assert_eq!(host.try_wait().unwrap(), None);
+                calls_of(host.id()).is_some_and(|calls| calls > last)
+            });
+            last = calls_of(host.id()).unwrap();
+        }
+        host.kill().unwrap();
+        host.wait().unwrap();
+        return;
+    }
+    let channel = spawn(Config::small());
+    assert_usable(&channel);
+    eventually("the channel is on the page", || calls_of(std::process::id()).is_some());
+    // What calls need, in the first lap of a ring, too, and this thread to sleep.
+    let rules: [(i64, &[Argument]); 5] = [
+        (libc::SYS_futex, &[]),
+        (libc::SYS_futex_waitv, &[]),
+        (libc::SYS_madvise, &[]),
+        (libc::SYS_clock_nanosleep, &[]),
+        (libc::SYS_restart_syscall, &[]),
+    ];
+    filter_or(&rules, libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_KILL_PROCESS);
+    loop {
+        channel.call(ECHO, "x", LONG).unwrap();
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
