@@ -108,7 +108,8 @@ impl Rig {
         };
         let body = thread.get_or_init(|| ExternalWorker::new(std::process::id(), stop)).clone();
         let role = "hostile".to_owned();
-        let channel = Channel::over_thread(parent, config, role, body, Arc::clone(&state), ours);
+        let channel =
+            Channel::over_thread(parent, config, role, body, Arc::clone(&state), ours, None);
         Self { channel, worker, wake_fd: theirs, forge, state, thread }
     }
 

@@ -72,9 +72,9 @@ unsafe impl Sync for Map {}
 impl Map {
     fn of(file: &File, len: usize) -> io::Result<Self> {
         let fd = file.as_raw_fd();
+        let (anywhere, shared) = (ptr::null_mut(), libc::MAP_SHARED);
         // SAFETY: a new map at a place that the kernel chooses.
-        let start =
-            unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_NONE, libc::MAP_SHARED, fd, 0) };
+        let start = unsafe { libc::mmap(anywhere, len, libc::PROT_NONE, shared, fd, 0) };
         let start = NonNull::new(start).filter(|start| start.as_ptr() != libc::MAP_FAILED);
         let start = start.ok_or_else(io::Error::last_os_error)?.cast();
         let map = Self { start, len };

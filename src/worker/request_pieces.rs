@@ -130,8 +130,9 @@ impl<'a> RequestPieces<'a> {
             signals,
             request: header.request,
             deadline: Deadline::from_word(header.aux),
-            // One that has a context has nothing else.
-            first: (!first.payload().is_empty()).then_some(first),
+            // One that has a context has nothing else. Others without bytes are refused when they are read.
+            first: (header.flags & flags::TRACED == 0 || !first.payload().is_empty())
+                .then_some(first),
             aside: Vec::new(),
             corrupt: None,
         }

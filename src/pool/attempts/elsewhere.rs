@@ -22,7 +22,7 @@ const MOST_HOPS: u32 = 1;
 
 impl<R: RoleRef> Attempts<R> {
     /// Says how often it has come from one host to another.
-    pub(in crate::pool) fn came_by(mut self, hops: u32) -> Self {
+    pub(crate) fn came_by(mut self, hops: u32) -> Self {
         if hops > 0 && self.role.overflow.is_some() {
             self.past.get_or_insert_default().hops = hops;
             self.must_stay |= hops > MOST_HOPS && self.role.has_workers;

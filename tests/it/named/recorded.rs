@@ -27,7 +27,12 @@ fn a_named_channel_is_recorded_up_to_the_death_of_its_worker() {
     assert_eq!(info.field("role"), Some(host.name()));
     assert_eq!(info.field("worker_pid"), Some(channel.pid().to_string().as_str()));
     assert_eq!(info.config().unwrap().request_ring(), Config::small().request_ring());
-    let records: Vec<Record> = reader.map(Result::unwrap).collect();
+    // The recording's own thread writes the end, a moment after the caller knows of it.
+    let read =
+        || RecordingReader::open(&path).unwrap().map(Result::unwrap).collect::<Vec<Record>>();
+    let is_end = |record: &Record| matches!(record.event, Event::End(_));
+    eventually("the end is written", || read().iter().any(is_end));
+    let records = read();
     let sent = |record: &Record| matches!(&record.event, Event::Request(frame) if frame.len == 8);
     let got = |record: &Record| matches!(&record.event, Event::Reply(frame) if frame.len == 8);
     assert!(records.iter().any(sent) && records.iter().any(got), "{records:?}");
