@@ -2,20 +2,31 @@
 
 use std::convert::Infallible;
 use std::future::pending;
-use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use h2::client::SendRequest;
+use http::{HeaderValue, Method, Request, Uri, header};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::connection::Shared;
-use super::exchange::head_of;
+use crate::wire::frame::Frame;
 
 /// Says something in each interval.
 pub(super) struct Beats {
     pub(super) interval: Duration,
-    /// The connection, once it is made.
-    pub(super) shared: Arc<OnceLock<Weak<Shared>>>,
+    /// What sends a request, and where to; `None` once the connection is kept by nothing else.
+    pub(super) sender: Box<dyn Fn() -> Option<(SendRequest<Frame>, Uri)> + Send + Sync>,
+}
+
+/// The head of a request.
+pub(super) fn head_of(uri: Uri) -> Request<()> {
+    let mut request = Request::new(());
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = uri;
+    let headers = request.headers_mut();
+    headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    request
 }
 
 impl Beats {
@@ -49,13 +60,9 @@ impl Beats {
             sleep(self.interval).await;
             // The one before was said long ago, and must not keep the connection.
             drop(said.take());
-            let Some(shared) = self.shared.get().and_then(Weak::upgrade) else {
-                return pending().await;
-            };
-            let (sender, head) = (shared.send.clone(), head_of(&shared, "Ping"));
-            drop(shared);
+            let Some((sender, uri)) = (self.sender)() else { return pending().await };
             let Ok(mut sender) = sender.ready().await else { return pending().await };
-            said = sender.send_request(head, false).ok();
+            said = sender.send_request(head_of(uri), false).ok();
         }
     }
 }

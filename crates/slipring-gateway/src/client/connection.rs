@@ -47,7 +47,7 @@ const LATE_FRAMES: usize = 100_000;
 pub struct Connection(Arc<Shared>);
 
 pub(super) struct Shared {
-    pub(super) send: SendRequest<Frame>,
+    send: SendRequest<Frame>,
     pub(super) limits: Limits,
     pub(super) peer: String,
     uris: Uris,
@@ -173,7 +173,14 @@ impl Connection {
         let (greet, greeted) = watch::channel(false);
         // It does not keep the connection.
         let itself = Arc::<OnceLock<Weak<Shared>>>::default();
-        let beats = Beats { interval: limits.keep_alive_interval, shared: Arc::clone(&itself) };
+        let sender = Box::new({
+            let itself = Arc::clone(&itself);
+            move || {
+                let shared = itself.get()?.upgrade()?;
+                Some((shared.send.clone(), shared.uri("Ping")))
+            }
+        });
+        let beats = Beats { interval: limits.keep_alive_interval, sender };
         let driver = tokio::spawn(drive(connection, beats, refusal, greet, tell));
         let places = limits.max_streams.saturating_sub(RESERVED).max(1);
         let shared = Arc::new(Shared {

@@ -8,12 +8,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::{RecvStream, SendStream};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Response, StatusCode};
 use slipring::backend::{BackendRequest, Progress, TraceContext};
 use slipring::{RequestStage, Result};
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 
+use super::beats::head_of;
 use super::connection::Shared;
 use super::outcome::{lost, was_begun};
 use crate::trace::add_trace;
@@ -68,17 +69,6 @@ enum Receiving {
     Over,
 }
 
-/// The head of a request for a method.
-pub(super) fn head_of(shared: &Shared, method: &str) -> Request<()> {
-    let mut request = Request::new(());
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = shared.uri(method);
-    let headers = request.headers_mut();
-    headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    request
-}
-
 impl Exchange {
     /// Sends a request: its first piece at once, others when there is room for them. Of the answer
     /// no message is longer than `longest_message`.
@@ -96,7 +86,7 @@ impl Exchange {
         longest_message: usize,
     ) -> Result<Self> {
         let mut sender = shared.sender().await?;
-        let mut request = head_of(shared, method);
+        let mut request = head_of(shared.uri(method));
         let headers = request.headers_mut();
         if let Some(limit) = timeout::encode(limit) {
             headers.insert("grpc-timeout", limit);
