@@ -5,7 +5,6 @@ use std::sync::{Arc, Weak};
 use crate::channel::core::Core;
 use crate::channel::state::Phase;
 use crate::channel::stats::LatencyHistogram;
-use crate::process::service::run_detached;
 use crate::protocol::WorkerState;
 use crate::shm::layout::as_u64;
 use crate::status_page::{self, Block, ChannelNumbers, Source, checksum};
@@ -108,10 +107,7 @@ impl Source for Core {
     }
 
     fn release(self: Arc<Self>) {
-        // Wakers of the host's may be in it, and a tap.
-        if let Some(last) = Arc::into_inner(self) {
-            run_detached("slipring-drop", move || drop(last));
-        }
+        status_page::release(self);
     }
 }
 

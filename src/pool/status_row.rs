@@ -6,7 +6,6 @@ use super::role::RoleShared;
 use super::scheduler::Scheduler;
 use crate::channel::{Channel, Core};
 use crate::error::ErrorKind;
-use crate::process::service::run_detached;
 use crate::shm::layout::as_u64;
 use crate::status_page::{self, Block, RoleNumbers, Source, checksum};
 
@@ -93,10 +92,7 @@ impl Source for RoleShared {
     }
 
     fn release(self: Arc<Self>) {
-        // The recipe of its workers is the host's.
-        if let Some(last) = Arc::into_inner(self) {
-            run_detached("slipring-drop", move || drop(last));
-        }
+        status_page::release(self);
     }
 }
 

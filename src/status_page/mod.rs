@@ -23,7 +23,7 @@ mod writer;
 pub use find::{Host, Hosts, host, hosts};
 pub(crate) use layout::checksum;
 pub use numbers::{ChannelNumbers, Field, RoleNumbers};
-pub(crate) use publisher::{Source, add, remove};
+pub(crate) use publisher::{Source, add, release, remove};
 pub use row::{Numbers, Row, Times};
 pub(crate) use writer::{Block, Note};
 

@@ -20,7 +20,7 @@ use super::layout::BLOCKS;
 use super::writer::{Beat, Block, Writer};
 use crate::error::{Error, Result};
 use crate::process::proc_stat::ProcStat;
-use crate::process::service::{begin_small_thread, start_small_thread};
+use crate::process::service::{begin_small_thread, run_detached, start_small_thread};
 use crate::shm::layout::as_u64;
 use crate::sync::plain::{Mutex, MutexGuard};
 use crate::sys::clock::{Deadline, now_ns};
@@ -46,7 +46,7 @@ pub(crate) trait Source: Send + Sync {
     /// Describes itself at `now`, in nanoseconds of the monotonic clock.
     fn describe(&self, block: &mut Block, now: u64) -> Option<()>;
 
-    /// Drops this owner of it. If that is the last, another thread is to drop what is owned.
+    /// Drops this owner of it, as [`release`] does.
     fn release(self: Arc<Self>);
 }
 
@@ -124,6 +124,17 @@ pub(crate) fn remove<S: Source>(source: &S) {
     }
     INBOX.lock().remove(ptr::from_ref(source).cast());
     activity::note();
+}
+
+/// Drops an owner of a source. If that is the last, another thread drops what is owned: code of the host's may
+/// be in it.
+pub(crate) fn release<S: Send + 'static>(source: Arc<S>) {
+    // It is listed by its place, which it leaves now.
+    let place = Arc::as_ptr(&source).cast();
+    if let Some(last) = Arc::into_inner(source) {
+        INBOX.lock().remove(place);
+        run_detached("slipring-drop", move || drop(last));
+    }
 }
 
 /// Gives the process a page, with what is made from now on.

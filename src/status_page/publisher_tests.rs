@@ -169,6 +169,48 @@ fn host_code_on_the_thread_of_the_page_can_turn_the_page_off() {
     });
 }
 
+/// Is dropped by its last owner but the thread of the page, which looks at it.
+struct Outlived {
+    tell: Sender<()>,
+    gone: Mutex<Receiver<()>>,
+}
+
+impl Source for Outlived {
+    fn look(&self, _: bool) -> Option<u64> {
+        self.tell.send(()).unwrap();
+        let _ = self.gone.lock().recv();
+        Some(7)
+    }
+
+    fn describe(&self, block: &mut Block, now: u64) -> Option<()> {
+        Idle.describe(block, now)
+    }
+
+    fn release(self: Arc<Self>) {
+        release(self);
+    }
+}
+
+impl Drop for Outlived {
+    fn drop(&mut self) {
+        remove(self);
+    }
+}
+
+#[test]
+fn what_the_thread_of_the_page_is_the_last_to_own_leaves_the_page() {
+    alone(|| {
+        fork::watch().unwrap();
+        let ((tell, told), (go, gone)) = (channel(), channel());
+        let source = Arc::new(Outlived { tell, gone: Mutex::new(gone) });
+        add_to_page(&source);
+        told.recv().unwrap();
+        drop(source);
+        drop(go);
+        until(|| rows().is_none() && !has_thread());
+    });
+}
+
 /// Cannot be looked at.
 struct Busy;
 

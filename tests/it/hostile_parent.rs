@@ -456,7 +456,7 @@ fn answered(frames: &[Sent], requests: &[u64]) -> (Started, Vec<Option<u16>>) {
 fn pieces_of_a_request_that_is_read_and_cannot_be_end_the_worker() {
     let short = |request| (READ, 0, request, 8);
     let first = (READ, MORE, 1, 100);
-    let cases: [(&str, Vec<Sent>, &str); 15] = [
+    let cases: [(&str, Vec<Sent>, &str); 16] = [
         ("no first piece", vec![(READ, MIDDLE, 1, 100)], "no start"),
         ("of another request", vec![first, (READ, CONTINUED, 2, 1)], "request 2 with no start"),
         ("of another kind", vec![first, (UNKNOWN, CONTINUED, 1, 1)], "request 1 with no start"),
@@ -476,7 +476,8 @@ fn pieces_of_a_request_that_is_read_and_cannot_be_end_the_worker() {
             vec![(READ, MORE, 1, 0), (READ, CONTINUED, 1, 1)],
             "without bytes",
         ),
-        ("flags", vec![first, (READ, CONTINUED | 16, 1, 1)], "flags 0x14"),
+        ("flags", vec![first, (READ, CONTINUED | 32, 1, 1)], "flags 0x24"),
+        ("a trace", vec![first, (READ, CONTINUED | 16, 1, 1)], "in a later piece"),
         ("flags of a short one", vec![first, (READ, 32, 2, 1)], "flags 0x20"),
         ("longer than a frame", vec![first, (READ, CONTINUED, 1, 1001)], "1001 bytes"),
         ("longer than the ring", vec![first, (READ, CONTINUED, 1, usize::MAX >> 40)], "bytes"),

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use crate::common::*;
 use crate::executors::{current_thread, multi_thread, on_each};
-use slipring::status_page;
 use slipring::tasks::AsyncChannel;
 use slipring::{Channel, Config, ExitCause};
 
@@ -74,18 +73,16 @@ async fn many_channels(on_tokio: bool) {
         })
         .collect();
     let measure = async |what: &str| {
-        // Within a second the thread of the status page has looked at what has changed. Then it sleeps.
-        tokio::time::sleep(Duration::from_millis(1500)).await;
-        let long = Duration::from_secs(2);
-        let page = || status_page::host(std::process::id()).unwrap();
-        while page().is_some_and(|page| page.heartbeat_period < long) {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+        // Each task looks again after two seconds, and the thread of the status page looks at what has
+        // changed. Between such moments nothing happens.
+        let mut least = Duration::MAX;
+        for _ in 0..4 {
+            let before = processor_time();
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            least = least.min(processor_time() - before);
         }
-        let before = processor_time();
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        let used = processor_time() - before;
-        println!("{what}: {used:?} of processor time in half a second");
-        assert!(used <= Duration::from_millis(5), "{what}: {used:?}");
+        println!("{what}: {least:?} of processor time in half a second");
+        assert!(least <= Duration::from_millis(5), "{what}: {least:?}");
     };
     let all = async |what: &str, is_so: fn(&Channel) -> bool| {
         for channel in &channels {
