@@ -171,9 +171,19 @@ impl Logs {
         }
         let directory = temporary()?;
         let at_the_end = directory.clone();
-        signals::before_the_end(move || drop(fs::remove_dir_all(&at_the_end)))
+        signals::before_the_end(move || remove_while_used(&at_the_end))
             .map_err(|e| Error::failure(format!("cannot handle signals: {e}")))?;
         Ok(Self { directory, is_for_the_moment: true })
+    }
+}
+
+/// Removes a directory in which another thread may be about to make a file: then once more.
+fn remove_while_used(directory: &Path) {
+    for _ in 0..MOST_DIRECTORIES {
+        match fs::remove_dir_all(directory) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return,
+            _ => {}
+        }
     }
 }
 
