@@ -331,11 +331,10 @@ fn the_thread_of_the_page_has_no_priority_whichever_thread_starts_it() {
         return;
     }
     let channel = std::thread::spawn(|| {
-        let priority = libc::sched_param { sched_priority: 1 };
+        let (priority, policy) = (libc::sched_param { sched_priority: 1 }, libc::SCHED_FIFO);
         // SAFETY: a live structure that is only read, and integers.
         #[allow(unsafe_code, reason = "a thread that no other may interrupt")]
-        let is_first =
-            unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) };
+        let is_first = unsafe { libc::sched_setscheduler(0, policy, &raw const priority) };
         // SAFETY: integers only.
         #[allow(unsafe_code, reason = "a thread that runs before others")]
         let is_quick = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -5) };
