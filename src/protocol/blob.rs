@@ -17,7 +17,7 @@ use crate::sys::memfd;
 pub(crate) fn write(bytes: &[u8]) -> Result<File> {
     let file = memfd::create(c"slipring-blob", as_u64(bytes.len()))?;
     file.write_all_at(bytes, 0).map_err(|e| Error::os("cannot write a blob", e))?;
-    // Nobody can write to it any more, as nobody has mapped it. `F_SEAL_WRITE` would say no more, and
+    // No process can write to it any more, as none has mapped it. `F_SEAL_WRITE` would say no more, and
     // fails with `EBUSY` while the kernel itself holds one of the pages for a moment.
     memfd::seal(&file, memfd::SEALS_DOWN)?;
     Ok(file)

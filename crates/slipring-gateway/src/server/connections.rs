@@ -26,7 +26,7 @@ struct State {
     established: BTreeMap<u64, Arc<Place>>,
 }
 
-/// Whom a connection is from: the address, or the network of 64 bits in which a host of IPv6 chooses its
+/// Where a connection comes from: the address, or the network of 64 bits in which a host of IPv6 chooses its
 /// addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Peer(IpAddr);
@@ -136,7 +136,7 @@ impl State {
     /// longest. If all have one, such as `Watch`, it is one of the peer that has the most, if those are at
     /// least two more than the new one's, and the workers have no request of it.
     ///
-    /// So nobody keeps others out by connections that do nothing. The numbers of the two come closer each
+    /// So no peer keeps others out by connections that do nothing. The numbers of the two come closer each
     /// time: it comes to an end, also if those that gave way come back.
     fn gives_way_to(&self, new: Peer) -> Option<u64> {
         let mut counts = BTreeMap::<Peer, usize>::new();
