@@ -113,7 +113,7 @@ pub(super) fn lines(look: &Look, before: Option<&Look>, order: Order, filter: &s
     for host in &look.hosts.hosts {
         for row in &host.rows {
             let before = earlier.get(&(host.pid, row.id)).and_then(|(before, written)| {
-                Some((*before, look.written(host)?.checked_duration_since((*written)?)?))
+                Some((*before, elapsed((*written)?, look.written(host)?)))
             });
             lines.extend(line(host, row, before).filter(|line| matches(line, host, filter)));
         }
@@ -135,6 +135,12 @@ pub(super) fn lines(look: &Look, before: Option<&Look>, order: Order, filter: &s
         }
     });
     lines
+}
+
+/// The time between two pages. Of the same page, which is older at each look, it may come out as some
+/// microseconds more or less than none.
+fn elapsed(before: Instant, now: Instant) -> Duration {
+    now.saturating_duration_since(before)
 }
 
 fn matches(line: &Line, host: &Host, filter: &str) -> bool {
@@ -265,4 +271,16 @@ fn percent(part: u64, whole: u64) -> u64 {
 #[expect(clippy::as_conversions, reason = "a rate need not be exact beyond 2^53")]
 pub(super) fn as_f64(count: u64) -> f64 {
     count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_that_seems_older_at_the_second_look_is_the_same_one() {
+        let before = Instant::now();
+        assert_eq!(elapsed(before + Duration::from_micros(1), before), Duration::ZERO);
+        assert_eq!(elapsed(before, before + PERIOD), PERIOD);
+    }
 }
