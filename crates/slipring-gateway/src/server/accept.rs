@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use super::caller::Caller;
 use super::connections::{Peer, Seat};
 use super::preface::greet;
-use super::route::{Others, Route};
+use super::route::Route;
 use super::{Shared, Stage};
 use crate::tls::{ServerTls, read_ahead};
 use crate::wire::presence::{Watch, Watched};
@@ -44,7 +44,6 @@ pub(super) async fn run(
     listener: TcpListener,
     tls: Option<ServerTls>,
 ) -> io::Result<()> {
-    Others::start(shared).await;
     let mut stage = shared.stage();
     let mut tasks = tokio::task::JoinSet::new();
     loop {

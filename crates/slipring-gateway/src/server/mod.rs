@@ -12,6 +12,7 @@ mod calls;
 mod connections;
 mod control;
 mod counters;
+mod health;
 #[cfg(test)]
 mod hostile_tests;
 mod preface;
@@ -165,14 +166,9 @@ impl Gateway {
     /// Refuses further requests, in a way that tells callers to send them elsewhere. Those that the
     /// gateway has are served; then its connections are closed, and [`serve`](Self::serve) returns.
     /// Does not wait.
-    ///
-    /// # Panics
-    ///
-    /// If it is not called in a tokio runtime.
     pub fn drain(&self) {
         self.0.advance(Stage::Draining);
         self.0.note_end();
-        tokio::spawn(Others::stop(Arc::clone(&self.0)));
     }
 
     /// Returns what the gateway has counted. Does not block.

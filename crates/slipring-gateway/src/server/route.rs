@@ -11,8 +11,6 @@ use hyper::body::Incoming;
 use hyper::service::Service;
 use tonic::Status;
 use tonic::codegen::Service as _;
-use tonic_health::ServingStatus;
-use tonic_health::server::{HealthReporter, health_reporter};
 use tracing::Instrument as _;
 
 use super::body::Body;
@@ -20,7 +18,7 @@ use super::caller::Caller;
 use super::calls::Method;
 use super::connections::Seat;
 use super::record::Record;
-use super::{Shared, calls, control};
+use super::{calls, control, health};
 use crate::wire::SERVICE;
 
 type Answered = Pin<Box<dyn Future<Output = Response<tonic::body::Body>> + Send>>;
@@ -61,6 +59,9 @@ async fn answer(caller: Arc<Caller>, request: Request<Incoming>) -> Response<Bod
     }
     let path = request.uri().path();
     let Some(method) = path.strip_prefix(SERVICE) else {
+        if path.starts_with(HEALTH) {
+            return health::answer(&caller.shared, request, LONGEST_OTHER).await.map(Body::other);
+        }
         return match caller.shared.others.find(path) {
             Some(other) => other(request).await.map(Body::other),
             None => unknown(path),
@@ -102,24 +103,20 @@ async fn work(
 /// The longest message of a request that is not for workers. A caller can leave many of them half sent.
 const LONGEST_OTHER: usize = 4 << 10;
 
-/// The service, as the service of health names it.
-const SERVICE_NAME: &str = "slipring.v1.Workers";
+const HEALTH: &str = "/grpc.health.v1.Health/";
 const GRPC: header::HeaderValue = header::HeaderValue::from_static("application/grpc");
 
 fn unknown(path: &str) -> Response<Body> {
     Status::unimplemented(format!("there is no method {path}")).into_http()
 }
 
-/// The services for everybody's tools: health and reflection.
+/// The service for tools: reflection, in both versions.
 pub(super) struct Others {
-    reporter: HealthReporter,
-    services: [(&'static str, Option<Other>); 3],
+    services: [(&'static str, Option<Other>); 2],
 }
 
 impl Others {
     pub(super) fn new() -> Self {
-        let (reporter, health) = health_reporter();
-        let health = health.max_decoding_message_size(LONGEST_OTHER);
         let descriptors = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(crate::proto::DESCRIPTORS)
@@ -130,15 +127,7 @@ impl Others {
         let v1alpha = descriptors().build_v1alpha().ok();
         let v1alpha = v1alpha.map(|service| service.max_decoding_message_size(LONGEST_OTHER));
         Self {
-            reporter,
             services: [
-                (
-                    "/grpc.health.v1.Health/",
-                    Some(Box::new(move |request| {
-                        let called = health.clone().call(request);
-                        Box::pin(async move { called.await.unwrap_or_else(|never| match never {}) })
-                    })),
-                ),
                 (
                     "/grpc.reflection.v1.ServerReflection/",
                     v1.map(|service| -> Other {
@@ -168,24 +157,6 @@ impl Others {
     fn find(&self, path: &str) -> Option<&Other> {
         let (_, service) = self.services.iter().find(|(prefix, _)| path.starts_with(prefix))?;
         service.as_ref()
-    }
-
-    /// Has the health service say that the service is there.
-    pub(super) async fn start(shared: &Shared) {
-        if !shared.is_draining() {
-            shared.others.set(ServingStatus::Serving).await;
-        }
-    }
-
-    /// Has the health service say that no more requests are taken.
-    pub(super) async fn stop(shared: Arc<Shared>) {
-        shared.others.set(ServingStatus::NotServing).await;
-    }
-
-    async fn set(&self, status: ServingStatus) {
-        for name in ["", SERVICE_NAME] {
-            self.reporter.set_service_status(name, status).await;
-        }
     }
 }
 

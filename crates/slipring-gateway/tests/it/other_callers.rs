@@ -106,6 +106,74 @@ async fn health_and_reflection_answer() {
     assert!(list.service.iter().any(|service| service.name == "slipring.v1.Workers"));
 }
 
+#[tokio::test]
+async fn health_says_whether_requests_are_taken() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    use slipring::pool::{Pool, Role};
+    use slipring::{Config, RoleConfig, testing, worker::Worker};
+    use slipring_gateway::server::Gateway;
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_check_response::ServingStatus::{NotServing, Serving};
+    use tonic_health::pb::health_client::HealthClient;
+
+    let starts = Arc::new(AtomicBool::new(false));
+    let start = Arc::clone(&starts);
+    let role = Role::with_channels(move |_| match start.load(Ordering::SeqCst) {
+        true => testing::spawn_thread(&Config::small(), RoleConfig::default(), || {
+            Worker::new(|_| Ok(()))
+        }),
+        false => slipring::Spawner::program("/no/such/worker").spawn(),
+    });
+    let pause = Duration::from_millis(1);
+    let role = role.max_failures(1, LONG).backoff(pause, pause, LONG);
+    let pool = Pool::builder().role("embed", role).build().unwrap();
+    let gateway = Gateway::builder();
+    let gateway = gateway.role(Arc::new(pool.role("embed").unwrap().to_async())).build();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = gateway.clone();
+    let served = tokio::spawn(async move { serving.serve(listener).await });
+
+    let channel = Channel::from_shared(format!("http://{address}")).unwrap();
+    let client = HealthClient::new(channel.connect().await.unwrap());
+    let asked = |service: &str| HealthCheckRequest { service: service.into() };
+    let services = ["slipring.v1.Workers", "embed"];
+    let mut watching = Vec::new();
+    for service in services {
+        let told = client.clone().watch(asked(service)).await.unwrap();
+        watching.push(told.into_inner());
+    }
+    // Workers fail to start, then one starts, and then there is none again.
+    for status in [NotServing, Serving, NotServing] {
+        for told in &mut watching {
+            let changes =
+                async { while told.message().await.unwrap().unwrap().status() != status {} };
+            tokio::time::timeout(LONG, changes).await.unwrap();
+        }
+        for service in services {
+            let answer = client.clone().check(asked(service)).await.unwrap();
+            assert_eq!(answer.into_inner().status(), status, "{service}");
+        }
+        // The program can be called all the same.
+        let answer = client.clone().check(asked("")).await.unwrap();
+        assert_eq!(answer.into_inner().status(), Serving);
+        starts.store(true, Ordering::SeqCst);
+        if status == Serving {
+            pool.close(LONG).unwrap();
+        }
+    }
+    let refused = client.clone().check(asked("nothing")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
+    gateway.drain();
+    for told in &mut watching {
+        assert!(told.message().await.unwrap().is_none(), "the gateway is over");
+    }
+    served.await.unwrap().unwrap();
+}
+
 /// A stream of one message, which stays open.
 fn one_and_open<T: Send + 'static>(
     message: T,
