@@ -42,6 +42,7 @@ fn main() {
         runs::a_used_port_is_a_clear_error,
         runs::bad_options_are_errors_of_one_line,
         runs::workers_that_cannot_start_end_the_program,
+        runs::a_worker_that_does_not_start_at_first_is_started_again,
         runs::made_certificates_let_their_caller_in_and_no_other,
         runs::metrics_and_requests_are_shown,
         runs::help_names_every_option,

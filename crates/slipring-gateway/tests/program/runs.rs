@@ -2,13 +2,14 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::process::Command;
 use std::time::Duration;
 
 use slipring::ErrorKind;
 use slipring::backend::{Backend, BackendRequest, TraceContext};
 use slipring_gateway::tls::{ClientTls, PemFiles};
 
-use super::gateway::{Dir, Gateway, run, until_exists};
+use super::gateway::{Dir, Gateway, PROGRAM, run, until_exists};
 use crate::{CRASH_ONCE, ECHO, WAIT};
 
 pub(crate) fn a_role_of_another_machine_is_called() {
@@ -149,6 +150,21 @@ pub(crate) fn workers_that_cannot_start_end_the_program() {
     refuses[1] = "refuses";
     let (code, text) = fails(&refuses);
     assert!(code == 3 && text.contains("there is no model"), "{code} {text}");
+}
+
+pub(crate) fn a_worker_that_does_not_start_at_first_is_started_again() {
+    let dir = Dir::new("fails-once");
+    // The first one fails, and the other one needs longer.
+    let script = "mkdir \"$0\" 2>/dev/null && exit 1; sleep 0.5; exec \"$1\"";
+    let worker = std::env::current_exe().unwrap();
+    let mut command = Command::new(PROGRAM);
+    command.args(["--role", "echo", "--workers", "2", "--listen", "127.0.0.1:0", "--"]);
+    command.args(["/bin/sh", "-c", script, &dir.file("failed")]).arg(worker);
+    let mut gateway = Gateway::run(&mut command, "echo");
+    assert_eq!(gateway.call(ECHO, "hello").unwrap().text().unwrap(), "hello");
+    gateway.signal("TERM");
+    let (code, text) = gateway.end();
+    assert!(code == Some(0) && text.contains("a worker does not start"), "{code:?} {text}");
 }
 
 pub(crate) fn made_certificates_let_their_caller_in_and_no_other() {

@@ -14,6 +14,8 @@ use crate::error::{Failure, say};
 pub(crate) struct Workers {
     pub(crate) pool: Pool,
     events: Receiver<Event>,
+    /// How many there should be.
+    wanted: usize,
 }
 
 impl Workers {
@@ -57,19 +59,26 @@ impl Workers {
         let started = thread.spawn(read);
         started.map_err(|e| Failure::other(format!("cannot start a thread: {e}")))?;
         let _ = are_read.set(());
-        Ok(Self { pool, events })
+        Ok(Self { pool, events, wanted: options.workers })
     }
 
-    /// Waits until one of them is ready.
+    /// Waits until one of them is ready. It is an error if all have failed that are to be started first: one that
+    /// fails is started again.
     pub(crate) async fn ready(&mut self) -> Result<(), Failure> {
+        let mut first = FirstStarts { left: self.wanted, begun: Vec::new() };
         while let Some(event) = self.events.recv().await {
             match &event.kind {
                 EventKind::Ready(_) => return Ok(()),
+                EventKind::Started => first.begin(event.worker),
                 EventKind::StartFailed(error) | EventKind::Died(error) => {
-                    return Err(Failure::workers(
-                        format!("no worker starts: {}", told(error)),
-                        error.log_tail(),
-                    ));
+                    first.fail(event.worker);
+                    if first.are_over() {
+                        return Err(Failure::workers(
+                            format!("no worker starts: {}", told(error)),
+                            error.log_tail(),
+                        ));
+                    }
+                    say_of(&event);
                 }
                 _ => {}
             }
@@ -80,22 +89,53 @@ impl Workers {
     /// Tells what happens to them, until the pool ends.
     pub(crate) async fn tell(&mut self) {
         while let Some(event) = self.events.recv().await {
-            let what = match &event.kind {
-                EventKind::Died(error) => told(error),
-                EventKind::StartFailed(error) => {
-                    format!("a worker does not start: {}", told(error))
-                }
-                EventKind::Hung { .. } => "is killed: its request makes no progress".to_owned(),
-                EventKind::Unresponsive => "does not answer".to_owned(),
-                EventKind::Degraded => "its workers have failed too often".to_owned(),
-                EventKind::Healed => "its workers start again".to_owned(),
-                _ => continue,
-            };
-            match event.worker {
-                Some(number) => say(format_args!("{} {number}: {what}", event.role)),
-                None => say(format_args!("{}: {what}", event.role)),
-            }
+            say_of(&event);
         }
+    }
+}
+
+/// The first starts of workers. Those of workers that have failed once come behind them.
+struct FirstStarts {
+    /// How many have not begun.
+    left: usize,
+    /// The places of those that have begun, and have not failed.
+    begun: Vec<Option<usize>>,
+}
+
+impl FirstStarts {
+    fn begin(&mut self, place: Option<usize>) {
+        if let Some(left) = self.left.checked_sub(1) {
+            self.left = left;
+            self.begun.push(place);
+        }
+    }
+
+    fn fail(&mut self, place: Option<usize>) {
+        match self.begun.iter().position(|begun| *begun == place) {
+            Some(which) => drop(self.begun.swap_remove(which)),
+            // It has not come as far as a start.
+            None => self.left = self.left.saturating_sub(1),
+        }
+    }
+
+    fn are_over(&self) -> bool {
+        self.left == 0 && self.begun.is_empty()
+    }
+}
+
+fn say_of(event: &Event) {
+    let what = match &event.kind {
+        EventKind::Died(error) => told(error),
+        EventKind::StartFailed(error) => format!("a worker does not start: {}", told(error)),
+        EventKind::Hung { .. } => "is killed: its request makes no progress".to_owned(),
+        EventKind::Unresponsive => "does not answer".to_owned(),
+        EventKind::Degraded => "its workers have failed too often".to_owned(),
+        EventKind::Healed => "its workers start again".to_owned(),
+        _ => return,
+    };
+    match event.worker {
+        Some(number) => say(format_args!("{} {number}: {what}", event.role)),
+        None => say(format_args!("{}: {what}", event.role)),
     }
 }
 
