@@ -126,7 +126,8 @@ impl Connection {
                 Self::speak(stream, peer, uris, limits, refusal, &watch).await?
             }
         };
-        connection.greeted().await?;
+        let hint = if tls.is_none() { " (does it speak TLS?)" } else { "" };
+        connection.greeted(hint).await?;
         Ok(connection)
     }
 
@@ -200,14 +201,15 @@ impl Connection {
     }
 
     /// Waits until the gateway has answered: only then it is known that it has a place for the
-    /// connection, and takes the certificate of this side.
-    async fn greeted(&self) -> Result<()> {
+    /// connection, and takes the certificate of this side. The hint says what else may be wrong.
+    async fn greeted(&self, hint: &str) -> Result<()> {
         let mut greeted = self.0.greeted.clone();
         if greeted.wait_for(|greeted| *greeted).await.is_ok() {
             return Ok(());
         }
         let reason = self.0.reason().unwrap_or_default();
-        Err(not_connected(&self.0.peer, format!("the gateway closes the connection: {reason}")))
+        let message = format!("the gateway closes the connection{hint}: {reason}");
+        Err(not_connected(&self.0.peer, message))
     }
 
     /// Returns the name and port of the gateway.
