@@ -179,6 +179,21 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
         timeouts: StreamTimeouts,
     ) -> BoxFuture<'static, Result<BoxChunks>>;
 
+    /// Has this thread wait for what the backend was asked: runs `wait` once, which sleeps until a future
+    /// of this backend, or a stream, is ready.
+    ///
+    /// The blocking methods of a role that [overflows](crate::pool::Role::overflow) wait by this. A backend
+    /// refuses if this very thread must run the tasks that `wait` waits for, such as those of a
+    /// runtime of one thread. A backend that is made of others asks them. The default runs `wait`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidInput`], and then `wait` was not run.
+    fn block(&self, wait: &mut dyn FnMut()) -> Result<()> {
+        wait();
+        Ok(())
+    }
+
     /// Asks each worker for a report. Waits for at most `timeout` for each.
     ///
     /// Cancel-safe: answers that come later are dropped.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::async_stream::{AsyncPoolStream, Request};
 use super::closing::LAST_WAIT;
+use super::overflow::Overflow;
 use super::pending::PoolPending;
 use super::request::PoolRequest;
 use super::role::RoleShared;
@@ -179,6 +180,11 @@ impl AsyncRoleHandle {
             return Load::default();
         }
         self.0.change(|scheduler| scheduler.load())
+    }
+
+    /// The workers to which its requests overflow.
+    pub(super) fn overflow(&self) -> Option<&Overflow> {
+        self.0.overflow.as_ref()
     }
 
     /// Completes when the role has a place that it had not.

@@ -70,6 +70,16 @@ impl Backend for AsyncRoleHandle {
         })
     }
 
+    fn block(&self, wait: &mut dyn FnMut()) -> Result<()> {
+        match self.overflow() {
+            Some(others) => others.backend().block(wait),
+            None => {
+                wait();
+                Ok(())
+            }
+        }
+    }
+
     fn ping(&self, timeout: Duration) -> BoxFuture<'static, Vec<Result<Health>>> {
         let role = self.clone();
         Box::pin(async move { Self::ping(&role, timeout).await })

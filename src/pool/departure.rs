@@ -52,7 +52,8 @@ impl<R: RoleRef> Departure<R> {
         deadlines: &StreamDeadlines,
     ) -> Result<ChunksElsewhere> {
         let opening = self.others.backend().stream(request, deadlines.left());
-        let mut chunks = ChunksElsewhere::new(opening, Arc::clone(&self.cancel), &self.role.name);
+        let (others, cancel) = (self.others.clone(), Arc::clone(&self.cancel));
+        let mut chunks = ChunksElsewhere::new(opening, others, cancel, &self.role.name);
         poll_fn(|context| {
             let opened = chunks.poll_open(context);
             self.note_counted();
@@ -60,6 +61,22 @@ impl<R: RoleRef> Departure<R> {
         })
         .await?;
         Ok(chunks)
+    }
+
+    /// As [`Departure::call`], and blocks. Nothing is sent if this thread must not wait for the reply.
+    pub(super) fn call_here(self, request: BackendRequest, timeout: Duration) -> Result<Reply> {
+        let others = self.others.clone();
+        others.block_on(self.call(request, timeout)).map_err(|error| error.with_begun(false))?
+    }
+
+    /// As [`Departure::stream`], and blocks. Nothing is sent if this thread must not wait for it.
+    pub(super) fn stream_here(
+        self,
+        request: BackendRequest,
+        deadlines: &StreamDeadlines,
+    ) -> Result<ChunksElsewhere> {
+        let others = self.others.clone();
+        others.block_on(self.stream(request, deadlines)).map_err(|error| error.with_begun(false))?
     }
 
     fn note_counted(&mut self) {

@@ -10,12 +10,15 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
+use std::time::Duration;
 
 use super::room::RoomWatch;
 use super::scheduler::Elsewhere;
 use super::ticker::Ticker;
 use crate::backend::Backend;
+use crate::error::{Error, ErrorKind, Result};
 use crate::sync::plain::Mutex;
+use crate::sys::clock::Deadline;
 
 pub(super) use chunks::{CancelElsewhere, ChunksElsewhere};
 
@@ -55,6 +58,50 @@ impl Overflow {
 
     pub(super) fn backend(&self) -> &dyn Backend {
         &*self.0.backend
+    }
+
+    /// Runs a future of theirs on this thread, which sleeps meanwhile. If this thread must not, the
+    /// future was not polled.
+    pub(super) fn block_on<T>(&self, future: impl Future<Output = T>) -> Result<T> {
+        let (mut future, mut found) = (pin!(future), None);
+        self.0.backend.block(&mut || found = Some(block_on(future.as_mut())))?;
+        // A backend that has run nothing has refused, too.
+        found.ok_or_else(|| self.must_not_wait())
+    }
+
+    /// Waits for what `wait` finds before a deadline of a request that may be here or there. If this thread
+    /// must not wait for the others, it does so while the request is here.
+    pub(super) fn wait_for<T>(
+        &self,
+        number: u64,
+        wait: impl Fn(Deadline) -> Option<T>,
+    ) -> Result<Option<T>> {
+        const LOOK: Duration = Duration::from_millis(20);
+        let (mut found, mut has_run) = (None, false);
+        let blocked = self.0.backend.block(&mut || {
+            (found, has_run) = (wait(Deadline::NEVER), true);
+        });
+        let refused = match blocked {
+            Ok(()) if has_run => return Ok(found),
+            Ok(()) => self.must_not_wait(),
+            Err(error) => error,
+        };
+        loop {
+            let found = wait(Deadline::after(LOOK));
+            if found.is_some() {
+                return Ok(found);
+            }
+            if self.0.away.lock().contains_key(&number) {
+                return Err(refused);
+            }
+        }
+    }
+
+    #[cold]
+    fn must_not_wait(&self) -> Error {
+        let role = self.0.backend.role();
+        let message = format!("role {role}: its backend has not let this thread wait for it");
+        Error::new(ErrorKind::InvalidInput, message)
     }
 
     /// As [`RoomWatch::begin`].

@@ -70,13 +70,24 @@ impl PoolPending {
     /// # Errors
     ///
     /// As [`RoleHandle::call`](super::RoleHandle::call);
-    /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) after a cancel.
+    /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) after a cancel; [`ErrorKind::InvalidInput`] if
+    /// the request has [overflowed](super::Role::overflow) to a backend for which this thread must not
+    /// wait: it is cancelled then.
     pub fn wait(mut self) -> Result<Reply> {
         self.check()?;
-        // Its own deadline ends it.
-        let outcome = self.submitted.answer.wait(Deadline::NEVER);
+        let outcome = self.outcome()?;
         self.has_ended = true;
         outcome.unwrap_or_else(|| Err(has_ended()))
+    }
+
+    /// Waits until it has ended. Its own deadline ends it.
+    fn outcome(&self) -> Result<Option<Result<Reply>>> {
+        let wait = |deadline| self.submitted.answer.wait(deadline);
+        #[cfg(feature = "async")]
+        if let Some(others) = &self.role.overflow {
+            return others.wait_for(self.number, wait);
+        }
+        Ok(wait(Deadline::NEVER))
     }
 
     /// Waits for the reply for at most `timeout`. Returns `None` if it is not there then; the

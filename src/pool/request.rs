@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use super::async_call;
 use super::attempts::{Attempts, Destination};
-#[cfg(feature = "async")]
-use super::overflow::block_on;
 use super::pending::PoolPending;
 use super::role::{RoleRef, RoleShared};
 use super::scheduler::Priority;
@@ -111,7 +109,7 @@ impl<'a> PoolRequest<'a> {
                 Destination::Elsewhere(departure) => {
                     let request = attempts.request_elsewhere(payload, Progress::default());
                     let left = deadline.remaining();
-                    let answer = request.and_then(|it| block_on(departure.call(it, left)));
+                    let answer = request.and_then(|it| departure.call_here(it, left));
                     match attempts.come_back(answer)? {
                         Some(reply) => return attempts.over(Ok(reply)),
                         None => continue,

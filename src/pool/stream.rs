@@ -1,16 +1,13 @@
 //! A stream of a role: that of one worker, sent again as long as nothing has come of it.
 
-#[cfg(feature = "async")]
-use std::future::poll_fn;
-
 use super::attempts::{Attempts, Destination};
 #[cfg(feature = "async")]
-use super::overflow::{ChunksElsewhere, block_on};
+use super::overflow::ChunksElsewhere;
 use super::role::{Permit, RoleShared};
 #[cfg(feature = "async")]
 use crate::channel::Progress;
 use crate::channel::{Reply, Stream, StreamDeadlines, StreamTimeouts};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::RequestId;
 use crate::payload::Payload;
 use crate::protocol::Kind;
@@ -47,8 +44,19 @@ impl At<'_> {
         match self {
             Self::Worker(stream, _) => stream.next_chunk(),
             #[cfg(feature = "async")]
-            Self::Elsewhere(chunks) => block_on(poll_fn(|context| chunks.poll_chunk(context))),
+            Self::Elsewhere(chunks) => chunks.next_chunk(),
             Self::Over => Ok(None),
+        }
+    }
+
+    /// Whether only the wait has failed so, and the stream goes on.
+    #[cold]
+    fn goes_on(&self, error: &Error) -> bool {
+        match self {
+            #[cfg(feature = "async")]
+            Self::Elsewhere(chunks) if chunks.must_not_wait() => true,
+            // By the host's own hook.
+            _ => error.kind() == ErrorKind::Interrupted,
         }
     }
 }
@@ -82,8 +90,8 @@ impl<'a, P: Payload + ?Sized> PoolStream<'a, P> {
                 Destination::Elsewhere(departure) => {
                     let request =
                         self.attempts.request_elsewhere(self.payload, Progress::default());
-                    let chunks = request
-                        .and_then(|request| block_on(departure.stream(request, &self.deadlines)));
+                    let chunks =
+                        request.and_then(|request| departure.stream_here(request, &self.deadlines));
                     match self.attempts.come_back(chunks)? {
                         Some(chunks) => {
                             self.at = At::Elsewhere(chunks);
@@ -131,8 +139,7 @@ impl<'a, P: Payload + ?Sized> PoolStream<'a, P> {
                     self.end();
                     return self.attempts.over(Ok(None));
                 }
-                // The host's own hook ended the wait, and the stream goes on.
-                Err(error) if error.kind() == ErrorKind::Interrupted => return Err(error),
+                Err(error) if self.at.goes_on(&error) => return Err(error),
                 Err(error) => {
                     let (id, permit) = match std::mem::replace(&mut self.at, At::Over) {
                         At::Worker(stream, permit) => (stream.id(), permit),

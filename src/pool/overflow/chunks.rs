@@ -1,9 +1,11 @@
 //! The chunks of a stream that other workers have, and what ends a request there.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use super::Overflow;
 use crate::backend::{BoxChunks, BoxFuture};
 use crate::channel::Reply;
 use crate::error::{Error, ErrorKind, Result};
@@ -12,8 +14,10 @@ use crate::sync::plain::Mutex;
 /// The chunks of a request that other workers have. Dropping it cancels the request.
 pub(crate) struct ChunksElsewhere {
     state: State,
+    others: Overflow,
     cancel: Arc<CancelElsewhere>,
     role: String,
+    must_not_wait: bool,
 }
 
 enum State {
@@ -25,10 +29,25 @@ enum State {
 impl ChunksElsewhere {
     pub(crate) fn new(
         opening: BoxFuture<'static, Result<BoxChunks>>,
+        others: Overflow,
         cancel: Arc<CancelElsewhere>,
         role: &str,
     ) -> Self {
-        Self { state: State::Opening(opening), cancel, role: role.to_owned() }
+        let (state, role) = (State::Opening(opening), role.to_owned());
+        Self { state, others, cancel, role, must_not_wait: false }
+    }
+
+    /// Waits for the next chunk, `None` at the end.
+    pub(crate) fn next_chunk(&mut self) -> Result<Option<Reply>> {
+        let others = self.others.clone();
+        let waited = others.block_on(poll_fn(|context| self.poll_chunk(context)));
+        self.must_not_wait = waited.is_err();
+        waited?
+    }
+
+    /// Whether the last wait has failed only since its thread must not wait for this: nothing is lost.
+    pub(crate) fn must_not_wait(&self) -> bool {
+        self.must_not_wait
     }
 
     pub(crate) fn poll_open(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {

@@ -106,6 +106,16 @@ pub(super) fn passed_round(role: &str, hops: u32) -> Error {
     Error::from_report(report)
 }
 
+/// A thread that would wait for tasks which it must run itself.
+#[cold]
+pub(super) fn waits_for_itself(role: &str) -> Error {
+    let message = format!(
+        "role {role}: this thread runs the tasks that it would wait for. Use the async methods, \
+         `spawn_blocking`, or a runtime for the role whose threads are others: `RemoteRoleBuilder::runtime`"
+    );
+    Error::from_report(ErrorReport::new(ErrorKind::InvalidInput, message))
+}
+
 pub(super) fn closed(role: &str) -> Error {
     let message = format!("role {role} is closed: its host sends no more requests to gateways");
     let mut report = ErrorReport::new(ErrorKind::Closed, message);

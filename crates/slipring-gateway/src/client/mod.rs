@@ -25,6 +25,7 @@ mod random;
 mod remote_role;
 mod retry;
 mod role;
+mod runner;
 mod shared;
 #[cfg(test)]
 mod tests;

@@ -276,6 +276,10 @@ impl Backend for RemoteRole {
         self.0.stream(request, timeouts)
     }
 
+    fn block(&self, wait: &mut dyn FnMut()) -> Result<()> {
+        self.0.shared.block(wait)
+    }
+
     fn ping(&self, timeout: Duration) -> BoxFuture<'static, Vec<Result<Health>>> {
         self.0.ping(timeout)
     }

@@ -28,7 +28,7 @@ impl<C: Connect> Role<C> {
         let shared = Arc::new(shared);
         let told = Arc::clone(&shared);
         let follow = discovery.follow(move |update| told.note_addresses(update));
-        shared.keep_discovery(shared.runtime.spawn(follow).abort_handle());
+        shared.keep_discovery(shared.spawn(follow));
         Arc::new(Self { shared, idempotent, joined })
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use slipring::Result;
 use slipring::backend::BackendLoad;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -19,6 +20,7 @@ use super::fleet::{
 };
 use super::link;
 use super::retry::{RetryBudget, RetryLimits};
+use super::runner::Runner;
 use super::wire::{Connect, Wire as _};
 use crate::metrics::RemoteRoleMetrics;
 
@@ -28,6 +30,7 @@ pub(super) struct Shared<C: Connect> {
     pub(super) connector: C,
     pub(super) connect_timeout: Duration,
     pub(super) runtime: Handle,
+    runner: Runner,
     /// When the clock of the fleet began.
     began: Instant,
     state: Mutex<State<C::Wire>>,
@@ -98,6 +101,7 @@ impl<C: Connect> Shared<C> {
             connector,
             connect_timeout,
             runtime,
+            runner: Runner::default(),
             began: Instant::now(),
             state: Mutex::new(State {
                 fleet: Fleet::new(fleet, seed),
@@ -116,6 +120,16 @@ impl<C: Connect> Shared<C> {
             has_room: Notify::new(),
             emptied: Notify::new(),
         }
+    }
+
+    /// Runs a task of the role.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        self.runtime.spawn(self.runner.of(&self.runtime, task)).abort_handle()
+    }
+
+    /// Runs `wait`, which blocks this thread until the role's tasks have gone on.
+    pub(super) fn block(&self, wait: &mut dyn FnMut()) -> Result<()> {
+        self.runner.block(&self.role, &self.runtime, wait)
     }
 
     fn lock(&self) -> MutexGuard<'_, State<C::Wire>> {
@@ -171,8 +185,7 @@ impl<C: Connect> Shared<C> {
                     Change::Connect(id, address) => {
                         let seed = super::seed();
                         let task = link::keep(Arc::clone(self), id, address, seed);
-                        let task = self.runtime.spawn(task).abort_handle();
-                        state.tasks.insert(id, task);
+                        state.tasks.insert(id, self.spawn(task));
                     }
                     Change::Leave(id) => {
                         state.wires.remove(&id);

@@ -2,6 +2,7 @@
 
 #![expect(unreachable_pub, reason = "modules of one program")]
 
+mod blocking;
 mod calls;
 mod certificates;
 mod connections;
