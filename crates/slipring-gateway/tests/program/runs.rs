@@ -38,10 +38,14 @@ pub(crate) fn a_kind_that_may_run_twice_is_sent_again() {
     while !has_report() {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
-    let gateway = Gateway::start(&logs);
+    let mut gateway = Gateway::start(&logs);
     let error = gateway.call(CRASH_ONCE, &dir.file("once")).unwrap_err();
     assert_eq!((error.kind(), error.was_begun()), (ErrorKind::PeerDied, Some(true)), "{error}");
     assert!(error.death().unwrap().log_path().unwrap().starts_with(dir.path()));
+    gateway.signal("TERM");
+    let (code, text) = gateway.end();
+    let died = text.lines().find(|line| line.contains("died: killed by signal SIGABRT"));
+    assert!(code == Some(0) && died.is_some_and(|line| line.ends_with(".log")), "{text}");
 }
 
 pub(crate) fn sigterm_finishes_requests_and_ends_well() {

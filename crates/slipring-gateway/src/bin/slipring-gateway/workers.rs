@@ -142,7 +142,7 @@ fn say_of(event: &Event) {
 /// An error with its cause, in a line. The log has lines of its own.
 fn told(error: &Error) -> String {
     let text = format!("{error:#}");
-    let line = text.lines().next().unwrap_or_default();
+    let line = text.lines().next().unwrap_or_default().trim_end_matches("; the log ends:");
     // A user of the program has an option in place of the library's method.
     line.replace("`Spawner::log_dir`", "--log-dir")
 }
