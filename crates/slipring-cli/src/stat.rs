@@ -38,9 +38,21 @@ fn one(pid: u32) -> Result<Host, Error> {
         if !Path::new(&format!("/proc/{pid}")).exists() {
             return Error::failure(format!("there is no process {pid} here, or it is hidden"));
         }
+        if has_ended(pid) {
+            return Error::failure(format!(
+                "process {pid} has ended; its parent has not reaped it"
+            ));
+        }
         let why = "it has no channel, or was started with SLIPRING_STATUS_PAGE=0";
         Error::failure(format!("process {pid} has no status page: {why}"))
     })
+}
+
+/// Whether a process that is there is what is left of one.
+fn has_ended(pid: u32) -> bool {
+    // The state stands behind the name, which may have any characters.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['Z', 'X']))
 }
 
 /// The lines of one host.

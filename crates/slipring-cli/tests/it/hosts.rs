@@ -148,6 +148,10 @@ fn a_host_that_was_killed_or_wants_no_page_is_not_shown() {
     killed.until_it_is_shown();
     let quiet = Host::start_with(WITHOUT_PAGE);
     killed.child.kill().unwrap();
+    until("its end", || {
+        let refused = slipring(&["stat", &killed.pid()]).stderr;
+        refused.contains("has ended; its parent has not reaped it")
+    });
     killed.child.wait().unwrap();
     for (host, why) in [(&killed, "there is no process"), (&quiet, "has no status page")] {
         assert_eq!(host.lines(), [""; 0]);
