@@ -63,10 +63,12 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// Records into this directory, which is made if it is missing.
+    /// Records into this directory, which is made if it is missing. A relative path is resolved now.
     pub fn in_dir(directory: impl Into<PathBuf>) -> Self {
+        let directory = directory.into();
         Self {
-            directory: directory.into(),
+            // Where the working directory is not known, the path is resolved later.
+            directory: std::path::absolute(&directory).unwrap_or(directory),
             max_bytes: 64 << 20,
             queue_bytes: 8 << 20,
             max_files: 16,

@@ -10,7 +10,7 @@ use std::ffi::OsString;
 use super::fork_once::ForkOnce;
 use super::process::has_more_rights;
 
-/// The directory of crash reports.
+/// The directory of crash reports. A relative path is resolved when it is read, as is the next one.
 pub(crate) const CRASH_REPORTS: &str = "SLIPRING_CRASH_REPORTS";
 /// Makes all channels inspectable, if it is 1.
 pub(crate) const INSPECT: &str = "SLIPRING_INSPECT";
@@ -37,7 +37,16 @@ pub(crate) fn value(name: &str) -> Option<OsString> {
 
 fn read() -> Values {
     let is_heeded = |name| name == STATUS_PAGE || !has_more_rights();
-    NAMES.map(|name| is_heeded(name).then(|| std::env::var_os(name)).flatten())
+    let read = |name| {
+        let value = std::env::var_os(name)?;
+        let is_path = [CRASH_REPORTS, RECORD].contains(&name);
+        // An empty path has no place, and where there is no working directory there is none either.
+        Some(match is_path.then(|| std::path::absolute(&value)) {
+            Some(Ok(path)) => path.into(),
+            _ => value,
+        })
+    };
+    NAMES.map(|name| is_heeded(name).then(|| read(name)).flatten())
 }
 
 #[cfg(test)]

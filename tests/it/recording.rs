@@ -234,6 +234,8 @@ fn each_worker_of_a_pool_has_a_recording_of_its_own_also_after_a_death() {
 fn the_environment_has_a_host_record_that_knows_nothing_of_it() {
     let name = name_of(the_environment_has_a_host_record_that_knows_nothing_of_it);
     if is_rerun(name) {
+        drop(spawner().spawn().unwrap());
+        std::env::set_current_dir("elsewhere").unwrap();
         let channel = spawner().spawn().unwrap();
         channel.call(ECHO, b"unaware", LONG).unwrap();
         // A host that is killed leaves what was written.
@@ -241,11 +243,15 @@ fn the_environment_has_a_host_record_that_knows_nothing_of_it() {
         send_signal(std::process::id(), libc::SIGKILL);
     }
     let dir = temp_dir("record-variable");
-    let output = rerun_command(name).env("SLIPRING_RECORD", &dir).output().unwrap();
+    std::fs::create_dir_all(dir.join("elsewhere")).unwrap();
+    // Where the host was when it made its first channel.
+    let mut host = rerun_command(name);
+    let output = host.env("SLIPRING_RECORD", "made").current_dir(&dir).output().unwrap();
     assert!(!output.status.success());
-    let paths: Vec<PathBuf> =
-        std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()).collect();
-    let [path] = &*paths else { panic!("{paths:?}: {output:?}") };
+    let files = std::fs::read_dir(dir.join("made")).unwrap();
+    let mut paths: Vec<PathBuf> = files.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let [_, path] = &*paths else { panic!("{paths:?}: {output:?}") };
     let (told, end) = told(path);
     assert_eq!((told.len(), end), (1, None));
     assert!(told.values().all(|told| *told == answered(b"unaware".into(), b"unaware".into())));
