@@ -188,11 +188,14 @@ impl Recorder {
     /// the deadline.
     pub(crate) fn flush(&self, until: Instant) {
         let mut queue = self.shared.queue.lock();
-        // One more for the end, which counts as added when it is written.
-        let wanted = queue.added + u64::from(queue.has_ended && !queue.is_end_written);
+        let (added, has_ended) = (queue.added, queue.has_ended);
         queue.is_urgent = true;
         self.shared.news.notify_one();
-        while queue.done < wanted && !queue.is_over {
+        // The end does not count as added: what is added before the end is known is none.
+        let is_written = |queue: &Queue| {
+            queue.done >= added && (queue.is_end_written || !has_ended) || queue.is_over
+        };
+        while !is_written(&queue) {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
@@ -303,7 +306,6 @@ impl Shared {
             bytes.clear();
             // A burst must not hold memory for good.
             bytes.shrink_to(1 << 20);
-            let mut ends_now = false;
             // Not before what came before it.
             if has_ended && !is_end_written && !had_any {
                 let since = *over_since.get_or_insert_with(Instant::now);
@@ -311,12 +313,11 @@ impl Shared {
                     end_record(&ending, now_ns().saturating_sub(began_ns), &mut bytes);
                     writer.write(&bytes);
                     bytes.clear();
-                    (is_end_written, ends_now) = (true, true);
+                    is_end_written = true;
                 }
             }
             let mut queue = self.queue.lock();
-            queue.added += u64::from(ends_now);
-            queue.done = added + u64::from(ends_now);
+            queue.done = added;
             queue.is_end_written = is_end_written;
             queue.records = writer.records();
             queue.written_bytes = writer.written_bytes;

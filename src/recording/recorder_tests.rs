@@ -134,6 +134,27 @@ fn the_end_is_written_once_it_is_known_and_frames_may_follow_it() {
 }
 
 #[test]
+fn a_frame_that_comes_before_the_end_is_not_taken_for_it_by_a_flush() {
+    let Rig { recorder, is_known, .. } = rig(1 << 20);
+    recorder.ended();
+    std::thread::scope(|scope| {
+        let flushed = scope.spawn(|| {
+            flush(&recorder);
+            recorder.stats().records
+        });
+        // Whatever comes first of this and the flush: it waits for the end.
+        std::thread::sleep(Duration::from_millis(50));
+        recorder.cancelled(1);
+        while recorder.stats().records == 0 {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        is_known.store(true, Ordering::Relaxed);
+        assert_eq!(flushed.join().unwrap(), 2);
+    });
+}
+
+#[test]
 fn what_was_queued_is_written_after_the_recorder_is_dropped() {
     let Rig { recorder, memory, is_known } = rig(1 << 20);
     let shared = Arc::clone(&recorder.shared);
