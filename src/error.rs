@@ -617,7 +617,7 @@ fn one_line(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
 
 /// Whether a character does something to a terminal other than to appear: those that control it, begin a
 /// line, or turn the direction of what follows.
-fn steers(c: char) -> bool {
+pub(crate) fn steers(c: char) -> bool {
     let turns = matches!(c, '\u{61C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
     c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}')
 }
