@@ -6,15 +6,15 @@
 //! do that on purpose.
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::Duration;
 
 use signal_hook::consts::{
-    SIGALRM, SIGCHLD, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2,
-    SIGVTALRM, SIGXCPU, SIGXFSZ,
+    SIGALRM, SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGQUIT, SIGTERM, SIGTSTP, SIGTTOU,
+    SIGUSR1, SIGUSR2, SIGVTALRM, SIGWINCH, SIGXCPU, SIGXFSZ,
 };
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
@@ -86,11 +86,62 @@ pub(crate) fn clean_up() -> io::Result<()> {
 
 /// From now on, `act` is called before a signal ends the program, by another thread.
 pub(crate) fn before_the_end(mut act: impl FnMut() + Send + 'static) -> io::Result<()> {
-    let mut signals = Signals::new(ending().filter(|signal| !sys::is_ignored(*signal)))?;
+    let act = move |what| {
+        if matches!(what, About::End) {
+            act()
+        }
+    };
+    start(Signals::new(unignored(ending()))?, act)
+}
+
+/// What the program is about to do.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum About {
+    /// A signal is about to end it.
+    End,
+    /// SIGTSTP was sent, which is to stop it: [`stop`].
+    Stop,
+    /// It goes on after a stop, or the terminal has another size.
+    GoOn,
+}
+
+/// Like [`before_the_end`], for a program that uses the terminal as a screen.
+pub(crate) fn around_stops(act: impl FnMut(About) + Send + 'static) -> io::Result<()> {
+    for signal in unignored([SIGTSTP]).chain([SIGCONT]) {
+        let number = usize::try_from(signal).map_err(io::Error::other)?;
+        signal_hook::flag::register_usize(signal, Arc::clone(&LAST_STOP), number)?;
+    }
+    let signals = ending().chain([SIGTSTP]);
+    start(Signals::new(unignored(signals).chain([SIGCONT, SIGWINCH]))?, act)
+}
+
+/// The last one of SIGTSTP and SIGCONT.
+static LAST_STOP: LazyLock<Arc<AtomicUsize>> = LazyLock::new(Arc::default);
+
+/// Stops the program until it is continued, if it was not continued by now.
+pub(crate) fn stop() {
+    if usize::try_from(SIGTSTP) == Ok(LAST_STOP.load(Ordering::Relaxed)) {
+        sys::stop_by(SIGTSTP);
+    }
+}
+
+fn unignored(signals: impl IntoIterator<Item = i32>) -> impl Iterator<Item = i32> {
+    signals.into_iter().filter(|signal| !sys::is_ignored(*signal))
+}
+
+fn start(mut signals: Signals, mut act: impl FnMut(About) + Send + 'static) -> io::Result<()> {
     let run = move || {
+        // What it says to a terminal that is another job's does not stop the program.
+        sys::block(&[SIGTTOU]);
         for signal in signals.forever() {
-            act();
-            let _ = emulate_default_handler(signal);
+            match signal {
+                SIGTSTP => act(About::Stop),
+                SIGCONT | SIGWINCH => act(About::GoOn),
+                _ => {
+                    act(About::End);
+                    let _ = emulate_default_handler(signal);
+                }
+            }
         }
     };
     unblock();
@@ -99,8 +150,7 @@ pub(crate) fn before_the_end(mut act: impl FnMut() + Send + 'static) -> io::Resu
 
 /// Starts a thread that acts on signals that end the program.
 fn on_signal(mut act: impl FnMut(i32) + Send + 'static) -> io::Result<()> {
-    let wanted = ending().filter(|signal| !sys::is_ignored(*signal));
-    let mut signals = Signals::new(wanted)?;
+    let mut signals = Signals::new(unignored(ending()))?;
     let run = move || {
         for signal in signals.forever() {
             if signal == SIGQUIT {
@@ -116,6 +166,6 @@ fn on_signal(mut act: impl FnMut(i32) + Send + 'static) -> io::Result<()> {
 }
 
 fn unblock() {
-    let signals: Vec<i32> = ending().chain([SIGCHLD, SIGXFSZ]).collect();
+    let signals: Vec<i32> = ending().chain([SIGCHLD, SIGXFSZ, SIGTSTP, SIGCONT]).collect();
     sys::unblock(&signals);
 }

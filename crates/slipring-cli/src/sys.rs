@@ -56,6 +56,15 @@ pub(crate) fn copy(fd: i32) -> io::Result<OwnedFd> {
 
 /// Lets these signals reach the calling thread, and the threads that it starts later.
 pub(crate) fn unblock(signals: &[i32]) {
+    mask(libc::SIG_UNBLOCK, signals);
+}
+
+/// Keeps these signals from the calling thread.
+pub(crate) fn block(signals: &[i32]) {
+    mask(libc::SIG_BLOCK, signals);
+}
+
+fn mask(how: i32, signals: &[i32]) {
     let mut set = MaybeUninit::uninit();
     // SAFETY: `set` has room for the set that the call writes.
     unsafe { libc::sigemptyset(set.as_mut_ptr()) };
@@ -65,7 +74,22 @@ pub(crate) fn unblock(signals: &[i32]) {
     }
     // SAFETY: the set is initialised and only read. With a valid first argument the call
     // cannot fail.
-    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), std::ptr::null_mut()) };
+    unsafe { libc::pthread_sigmask(how, set.as_ptr(), std::ptr::null_mut()) };
+}
+
+/// Stops the process as this signal does without a handler, until the process is continued. Returns at
+/// once if the kernel does not stop it, as no shell is there that could continue it.
+pub(crate) fn stop_by(signal: i32) {
+    let mut default = MaybeUninit::<libc::sigaction>::zeroed();
+    let mut handler = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: integers and null pointers, for which zeros are good; a mask of zeros is empty.
+    unsafe { default.assume_init_mut() }.sa_sigaction = libc::SIG_DFL;
+    // SAFETY: the call reads the one and writes the other, both live.
+    unsafe { libc::sigaction(signal, default.as_ptr(), handler.as_mut_ptr()) };
+    // SAFETY: integers only. The signal has reached this thread when the call returns.
+    unsafe { libc::raise(signal) };
+    // SAFETY: reads what the call above has written; a handler that was good then is so now.
+    unsafe { libc::sigaction(signal, handler.as_ptr(), std::ptr::null_mut()) };
 }
 
 /// Whether a signal is ignored.

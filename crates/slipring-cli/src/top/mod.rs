@@ -1,9 +1,10 @@
 //! `slipring top`: all hosts of this user, live. [`lines`] makes lines of the status pages,
-//! [`screen`] shows them in the [`columns`] that fit, or the [`details`] of one, and [`keys`] says what a
-//! key does; [`terminal`] gives the terminal back. [`once`] prints lines for scripts.
+//! [`screen`] shows them in the [`columns`] that fit, or the [`details`] of one, [`input`] reads the keys,
+//! and [`keys`] says what they do; [`terminal`] gives the terminal back. [`once`] prints lines for scripts.
 
 mod columns;
 mod details;
+mod input;
 mod keys;
 mod lines;
 mod once;
@@ -11,20 +12,24 @@ mod screen;
 mod terminal;
 mod text;
 
+use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
-use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use slipring::status_page;
 
 use crate::error::{Error, say};
 use crate::stat::NO_HOST;
 use crate::stdio::Stdout;
+use input::Input;
 use keys::{Outcome, State};
 use lines::{Look, Order};
 use terminal::Screen;
 
 /// How often the pages are read. Hosts write them as often.
 const PERIOD: Duration = Duration::from_secs(1);
+
+/// How many keys may wait while the screen is drawn. The terminal keeps the others.
+const MOST_INPUT: usize = 64;
 
 /// The options of `top`.
 #[derive(Debug, clap::Args)]
@@ -83,7 +88,11 @@ fn print_table(filter: &str) -> Result<(), Error> {
 /// The live view.
 fn show(filter: String) -> Result<(), Error> {
     let failed = |e: std::io::Error| Error::failure(format!("cannot use the terminal: {e}"));
-    let mut screen = Screen::open()?;
+    let (sender, input) = sync_channel(MOST_INPUT);
+    let waker = sender.clone();
+    // Where there is more to do already, the screen is drawn anyway.
+    let mut screen = Screen::open(move || drop(waker.try_send(Input::Redraw)))?;
+    input::start(sender).map_err(failed)?;
     // Rates are those since the look before the last: a page may be the same at two looks in a row.
     let (mut before, mut last, mut now) = (None, None, look()?);
     let mut state = State::new(filter);
@@ -97,17 +106,14 @@ fn show(filter: String) -> Result<(), Error> {
             before = last.replace(std::mem::replace(&mut now, look()?));
             continue;
         }
-        if !event::poll(left).map_err(failed)? {
-            continue;
-        }
-        let Event::Key(key) = event::read().map_err(failed)? else { continue };
-        if key.kind != KeyEventKind::Press {
-            continue;
-        }
-        match state.press(key, &lines) {
-            Outcome::GoOn => {}
-            Outcome::Suspend => screen.suspend().map_err(failed)?,
-            Outcome::End => return Ok(()),
+        match input.recv_timeout(left) {
+            Ok(Input::Key(key)) => match state.press(key, &lines) {
+                Outcome::GoOn => {}
+                Outcome::Suspend => Screen::suspend(),
+                Outcome::End => return Ok(()),
+            },
+            Ok(Input::Failed(error)) => return Err(failed(error)),
+            Ok(Input::Redraw) | Err(_) => {}
         }
     }
 }

@@ -1,5 +1,5 @@
 //! The terminal, which is given back as it was: at the end, after an error or a panic, before a signal
-//! ends the program, and while it is suspended.
+//! ends or stops the program. In the background, where it is another job's, nothing is drawn.
 
 use std::io::{self, IsTerminal, stdout};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,10 +12,13 @@ use ratatui::crossterm::terminal::{
     Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
 };
 use ratatui::{DefaultTerminal, Frame, Terminal, backend::CrosstermBackend};
+use rustix::process::{Signal, getpgrp, getpid, kill_current_process_group};
+use rustix::termios::tcgetpgrp;
 use signal_hook::consts::{SIGCONT, SIGTSTP};
 
 use crate::error::Error;
-use crate::signals;
+use crate::signals::{self, About};
+use crate::sys;
 
 /// Held while the screen is drawn, so that the thread of signals does not give the terminal back in the
 /// middle of that.
@@ -24,7 +27,7 @@ static DRAWING: Mutex<()> = Mutex::new(());
 /// Whether the terminal has to be given back.
 static IS_ENTERED: AtomicBool = AtomicBool::new(false);
 
-/// How long a signal that ends the program waits for what is drawn.
+/// How long a signal that ends or stops the program waits for what is drawn.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 fn lock() -> MutexGuard<'static, ()> {
@@ -32,7 +35,7 @@ fn lock() -> MutexGuard<'static, ()> {
     DRAWING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The lock, before a signal ends the program; `None` if it is held for long, because nothing takes what is
+/// The lock, before a signal ends or stops the program; `None` if it is held for long, because nothing takes what is
 /// written to the terminal.
 fn last_lock() -> Option<MutexGuard<'static, ()>> {
     let until = Instant::now() + PATIENCE;
@@ -54,39 +57,48 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    pub(super) fn open() -> Result<Self, Error> {
+    /// `wake` is called when there is something to draw.
+    pub(super) fn open(wake: impl Fn() + Send + 'static) -> Result<Self, Error> {
         check(stdout().is_terminal(), std::env::var("TERM").ok().as_deref())?;
         let failed = |e: io::Error| Error::failure(format!("cannot use the terminal: {e}"));
-        let is_continued = Arc::new(AtomicBool::new(false));
+        let is_continued = Arc::new(AtomicBool::new(true));
         signal_hook::flag::register(SIGCONT, Arc::clone(&is_continued)).map_err(failed)?;
-        let end = || match last_lock() {
-            // The lock is kept: nothing is drawn any more.
-            Some(held) => {
-                std::mem::forget(held);
-                leave();
+        let goes_on = Arc::clone(&is_continued);
+        let act = move |about| match about {
+            About::End => {
+                // The lock is kept: nothing is drawn any more.
+                std::mem::forget(last_leave());
             }
-            // Nor can anything be written. The modes are set without that.
-            None => drop(disable_raw_mode()),
+            About::Stop => {
+                let held = last_leave();
+                signals::stop();
+                goes_on.store(true, Ordering::Relaxed);
+                drop(held);
+                wake();
+            }
+            About::GoOn => wake(),
         };
-        signals::before_the_end(end).map_err(failed)?;
+        signals::around_stops(act).map_err(failed)?;
         let hook = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             leave();
             hook(info);
         }));
-        let terminal = enter().and_then(|()| Terminal::new(CrosstermBackend::new(stdout())));
-        match terminal {
-            Ok(terminal) => Ok(Self { terminal, is_continued }),
-            Err(error) => {
-                leave();
-                Err(failed(error))
-            }
-        }
+        let terminal = Terminal::new(CrosstermBackend::new(stdout())).map_err(failed)?;
+        Ok(Self { terminal, is_continued })
     }
 
     pub(super) fn draw(&mut self, draw: impl FnOnce(&mut Frame<'_>)) -> io::Result<()> {
         let _held = lock();
-        if self.is_continued.swap(false, Ordering::Relaxed) {
+        if !is_in_the_foreground() {
+            return Ok(());
+        }
+        let is_continued = self.is_continued.swap(false, Ordering::Relaxed);
+        if !is_continued && !IS_ENTERED.load(Ordering::Relaxed) {
+            // It is about to stop.
+            return Ok(());
+        }
+        if is_continued {
             // Sets the modes of the terminal anew, whatever they are.
             let _ = disable_raw_mode();
             enter()?;
@@ -96,16 +108,17 @@ impl Screen {
         self.terminal.draw(draw).map(drop)
     }
 
-    /// Gives the terminal back and stops, until the shell continues this process.
-    pub(super) fn suspend(&mut self) -> io::Result<()> {
-        {
-            let _held = lock();
-            leave();
+    /// Gives the terminal back and stops this job, as the terminal does where it handles the keys itself:
+    /// other processes of the job would wait for this one.
+    pub(super) fn suspend() {
+        // The first process of a namespace is not stopped.
+        if sys::is_ignored(SIGTSTP) || getpid().is_init() {
+            return;
         }
-        signal_hook::low_level::raise(SIGTSTP)?;
-        // Without a shell that controls jobs there was no stop.
-        self.is_continued.store(true, Ordering::Relaxed);
-        Ok(())
+        let _held = lock();
+        // Before the shell takes the terminal, which it does when the first process of the job is stopped.
+        leave();
+        let _ = kill_current_process_group(Signal::TSTP);
     }
 }
 
@@ -114,6 +127,11 @@ impl Drop for Screen {
         let _held = lock();
         leave();
     }
+}
+
+/// Whether the terminal is this job's; also if it is no terminal of jobs.
+pub(super) fn is_in_the_foreground() -> bool {
+    tcgetpgrp(stdout()).ok().is_none_or(|group| group == getpgrp())
 }
 
 /// Refuses what cannot show a screen.
@@ -155,7 +173,22 @@ fn leave() {
         return;
     }
     let _ = execute!(stdout(), Show, LeaveAlternateScreen);
-    let _ = disable_raw_mode();
+    // Another job has modes of its own.
+    if is_in_the_foreground() {
+        let _ = disable_raw_mode();
+    }
+}
+
+/// Gives the terminal back before a signal has its effect. While the lock is kept nothing is drawn.
+fn last_leave() -> Option<MutexGuard<'static, ()>> {
+    let held = last_lock();
+    match held {
+        Some(_) => leave(),
+        // Nor can anything be written. The modes are set without that.
+        None if is_in_the_foreground() => drop(disable_raw_mode()),
+        None => {}
+    }
+    held
 }
 
 #[cfg(test)]

@@ -104,7 +104,7 @@ pub(crate) fn piped(command: &mut Command) {
 
 /// Signals end the program to be started, whatever these tests were started to ignore: `nohup`
 /// ignores SIGHUP, and a shell ignores SIGINT and SIGQUIT in its background jobs.
-fn with_default_signals(command: &mut Command) {
+pub(crate) fn with_default_signals(command: &mut Command) {
     let reset = || {
         for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
             // SAFETY: no handler is installed.
@@ -196,13 +196,19 @@ pub(crate) fn cpu_time(pid: u32) -> Duration {
     Duration::from_nanos(nanos.sum())
 }
 
-/// Waits until something holds; the generous limit only ends a hanging test.
+/// Waits until something holds; the generous limit only ends a hanging test. Time in which this process and
+/// the one that it waits for were stopped does not count.
 #[track_caller]
 pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(60), "never: {what}");
+    let mut waited = Duration::ZERO;
+    loop {
+        let start = Instant::now();
+        if holds() {
+            return;
+        }
+        assert!(waited < Duration::from_secs(60), "never: {what}");
         std::thread::sleep(Duration::from_millis(5));
+        waited += start.elapsed().min(Duration::from_secs(1));
     }
 }
 

@@ -9,7 +9,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 
-use crate::common::{Finished, until};
+use crate::common::{Finished, children, is_running, kill, until, with_default_signals};
 use crate::hosts::Host;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_slipring");
@@ -41,27 +41,20 @@ impl Terminal {
 
     /// Starts it in a terminal that takes no more than its buffer holds.
     fn start_unread(mut command: Command, columns: u16) -> Self {
-        let (mut keys, mut end) = (-1, -1);
-        let mut size = size(columns);
-        // SAFETY: both numbers and the size are live; names and modes may be null.
-        let opened = unsafe {
-            libc::openpty(
-                &raw mut keys,
-                &raw mut end,
-                std::ptr::null_mut(),
-                std::ptr::null_mut(),
-                &raw mut size,
-            )
-        };
-        assert_eq!(opened, 0);
+        // Neither end may be open in a program that another thread starts meanwhile.
+        let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+        // SAFETY: integers only.
+        let keys = unsafe { libc::posix_openpt(flags) };
+        // SAFETY: integers only.
+        assert_eq!(unsafe { libc::unlockpt(keys) }, 0);
+        // SAFETY: integers only.
+        let end = unsafe { libc::ioctl(keys, libc::TIOCGPTPEER, flags) };
+        assert!(end >= 0);
         // SAFETY: just opened, and owned by nothing else.
         let keys = unsafe { File::from_raw_fd(keys) };
         // SAFETY: likewise.
         let end = unsafe { OwnedFd::from_raw_fd(end) };
-        for file in [keys.as_raw_fd(), end.as_raw_fd()] {
-            // SAFETY: integers only.
-            unsafe { libc::fcntl(file, libc::F_SETFD, libc::FD_CLOEXEC) };
-        }
+        set_size(&keys, columns);
         let own = || Stdio::from(end.try_clone().unwrap());
         command.stdin(own()).stdout(own()).stderr(own());
         let in_a_session = || {
@@ -73,6 +66,7 @@ impl Terminal {
         };
         // SAFETY: the closure makes system calls only.
         unsafe { command.pre_exec(in_a_session) };
+        with_default_signals(&mut command);
         let child = command.spawn().unwrap();
         Self { child, keys, end, written: Arc::default() }
     }
@@ -120,11 +114,13 @@ impl Terminal {
         [modes.c_iflag, modes.c_oflag, modes.c_cflag, modes.c_lflag]
     }
 
-    fn resize(&self, columns: u16) {
-        let size = size(columns);
-        // SAFETY: the call reads the size.
-        let set = unsafe { libc::ioctl(self.keys.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
-        assert_eq!(set, 0);
+    /// How many bytes the program has not read.
+    fn unread(&self) -> i32 {
+        let mut count = 0;
+        // SAFETY: the call writes the number.
+        let asked = unsafe { libc::ioctl(self.end.as_raw_fd(), libc::FIONREAD, &raw mut count) };
+        assert_eq!(asked, 0);
+        count
     }
 
     fn signal(&self, signal: i32) {
@@ -208,8 +204,11 @@ fn shown(written: &str) -> Vec<String> {
     lines.into_iter().map(text).collect()
 }
 
-fn size(columns: u16) -> libc::winsize {
-    libc::winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }
+fn set_size(terminal: &File, columns: u16) {
+    let size = libc::winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the call reads the size.
+    let set = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+    assert_eq!(set, 0);
 }
 
 #[test]
@@ -245,9 +244,9 @@ fn a_signal_ends_it_also_where_the_terminal_takes_nothing_more() {
     // Each key changes the last line, until the terminal's buffer is full and a write waits. Then the
     // program sleeps although there are keys.
     let state = format!("/proc/{0}/task/{0}/stat", terminal.child.id());
-    let mut sleeps = 0;
+    let (mut sleeps, keys) = (0, b"/\r".repeat(1000));
     until("the program to wait", || {
-        let takes_keys = terminal.keys.write(b"/\r/\r/\r/\r").is_ok();
+        let takes_keys = terminal.keys.write(&keys).is_ok();
         let state = std::fs::read_to_string(&state).unwrap();
         sleeps = if !takes_keys && state.contains(") S ") { sleeps + 1 } else { 0 };
         sleeps > 100
@@ -257,18 +256,37 @@ fn a_signal_ends_it_also_where_the_terminal_takes_nothing_more() {
     assert_eq!(terminal.modes(), cooked);
 }
 
+/// A shell that controls jobs.
+fn shell(script: &str) -> Terminal {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("set -m; {script}")]).env("TERM", "xterm").env("PROGRAM", PROGRAM);
+    Terminal::start(shell, 80)
+}
+
 #[test]
 fn control_z_gives_the_shell_the_terminal_until_it_continues_the_program() {
-    let script = format!("set -m; {PROGRAM} top; stty -a; echo in between; fg; echo at the end");
-    let mut shell = Command::new("sh");
-    shell.args(["-c", &script]).env("TERM", "xterm");
-    let mut terminal = Terminal::start(shell, 80);
+    // A script, too, is stopped and goes on with the program.
+    for top in ["$PROGRAM top", r#"sh -c "$PROGRAM top; exit 0""#] {
+        let mut terminal = shell(&format!("{top}; stty -a; echo in between; fg; echo at the end"));
+        is_stopped_and_continued(&mut terminal, |terminal| terminal.press("\x1a"));
+    }
+}
+
+#[test]
+fn a_signal_that_stops_the_program_gives_the_shell_the_terminal_as_well() {
+    let mut terminal = shell("$PROGRAM top; stty -a; echo in between; fg; echo at the end");
+    is_stopped_and_continued(&mut terminal, |terminal| {
+        kill("TSTP", children(terminal.child.id())[0]);
+    });
+}
+
+fn is_stopped_and_continued(terminal: &mut Terminal, stop: impl Fn(&mut Terminal)) {
     let cooked = terminal.modes();
     terminal.until_it_shows("quit");
-    terminal.press("\x1a");
+    stop(terminal);
     terminal.until_it_has_written("in between\r\n");
     let written = terminal.written();
-    let shown = &written[written.find(LEFT).unwrap()..];
+    let shown = &written[written.find(LEFT).expect("the screen is left")..];
     assert!(shown.contains("\nisig icanon"), "{shown:?}");
     // It is drawn anew when it goes on.
     until("the screen again", || terminal.count(ENTERED) > 1 && terminal.count("quit") > 1);
@@ -279,13 +297,67 @@ fn control_z_gives_the_shell_the_terminal_until_it_continues_the_program() {
 }
 
 #[test]
+fn a_program_that_is_stopped_can_be_ended_and_leaves_the_terminal_alone() {
+    let mut terminal = shell("$PROGRAM top; kill %1; kill -CONT %1; read -r line");
+    let cooked = terminal.modes();
+    terminal.until_it_shows("quit");
+    let top = children(terminal.child.id())[0];
+    terminal.press("\x1a");
+    until("the end of the program", || !is_running(top));
+    terminal.press("\n");
+    terminal.end();
+    terminal.assert_given_back(cooked);
+    assert_eq!(terminal.count(ENTERED), 1);
+}
+
+#[test]
+fn in_the_background_nothing_is_drawn_until_the_program_has_the_terminal() {
+    let mut terminal =
+        shell("$PROGRAM top & sleep 0.3; stty -echo; stty -a; stty echo; fg; stty -a");
+    let cooked = terminal.modes();
+    terminal.until_it_has_written("-echo echoe");
+    assert_eq!(terminal.count("\x1b"), 0);
+    terminal.until_it_has_written("quit");
+    terminal.press("q");
+    terminal.end();
+    terminal.assert_given_back(cooked);
+}
+
+#[test]
+fn bytes_that_are_no_key_do_not_stop_the_screen() {
+    let host = Host::start();
+    host.until_it_is_shown();
+    let mut terminal = Terminal::top(80, &[]);
+    terminal.until_it_shows("quit");
+    terminal.press(&format!("/{}\r", host.pid()));
+    terminal.until_it_shows(&format!("filter: {}", host.pid()));
+    terminal.keys.write_all(b"\xff").unwrap();
+    until("the byte to be read", || terminal.unread() == 0);
+    host.signal(libc::SIGSTOP);
+    terminal.until_it_shows("stopped");
+}
+
+#[test]
+fn the_program_ends_with_its_terminal_even_if_it_ignores_that_signal() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$0\" top", PROGRAM]).env("TERM", "xterm");
+    let Terminal { child, keys, end, .. } = &mut Terminal::start_unread(command, 80);
+    let mut screen = [0; 64];
+    assert!(keys.read(&mut screen).unwrap() > 0);
+    let null = || File::options().read(true).write(true).open("/dev/null").unwrap();
+    *keys = null();
+    *end = null().into();
+    until("the end of the program", || child.try_wait().unwrap().is_some());
+}
+
+#[test]
 fn a_host_is_shown_in_as_many_columns_as_there_is_room_for() {
     let host = Host::start();
     host.until_it_is_shown();
     let mut terminal = Terminal::top(80, &[]);
     terminal.until_it_shows(&host.pid());
     terminal.until_it_shows("OLDEST RING   P99 ERRORS");
-    terminal.resize(200);
+    set_size(&terminal.keys, 200);
     terminal.until_it_shows("COMMAND");
     terminal.press(&format!("/{}\r", host.pid()));
     terminal.until_it_shows(&format!("filter: {}", host.pid()));
