@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 
+use crate::shown::Shown;
 use crate::stdio;
 
 /// Why the program fails. The exit codes are part of the program's interface
@@ -86,14 +87,15 @@ impl Error {
     /// Writes the error to standard error.
     pub(crate) fn report(&self) {
         if self.exit != Exit::BrokenPipe {
-            say(self);
+            stdio::warn(&format!("slipring: {self}\n"));
         }
     }
 }
 
 /// Writes `slipring: …` to standard error, if it can still be written to.
 pub(crate) fn say(message: impl fmt::Display) {
-    stdio::warn(&format!("slipring: {message}\n"));
+    let lines = message.to_string().lines().map(|line| Shown(line).to_string()).collect::<Vec<_>>();
+    stdio::warn(&format!("slipring: {}\n", lines.join("\n")));
 }
 
 impl std::error::Error for Error {}
@@ -102,26 +104,13 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // A file name may hold a line break or an escape sequence; the message
         // is one line and does not steer the terminal.
-        escape_controls(&self.message, f)?;
+        write!(f, "{}", Shown(&self.message))?;
         let lines = self.log_tail.lines().count();
         for line in self.log_tail.lines().skip(lines.saturating_sub(LOG_LINES)) {
-            f.write_str("\n    | ")?;
-            escape_controls(line, f)?;
+            write!(f, "\n    | {}", Shown(line))?;
         }
         Ok(())
     }
-}
-
-fn escape_controls(text: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    text.chars().try_for_each(|c| {
-        // Those that turn the direction of what follows, or begin a line.
-        let turns = matches!(c, '\u{61C}' | '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
-        if (c.is_control() || turns) && c != '\t' {
-            write!(f, "{}", c.escape_default())
-        } else {
-            fmt::Write::write_char(f, c)
-        }
-    })
 }
 
 #[cfg(test)]

@@ -33,6 +33,7 @@ mod progress;
 mod prune;
 mod queue;
 mod replay;
+mod shown;
 mod signals;
 mod soak;
 mod stat;

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::Findings;
 use super::item::{Item, State};
+use crate::shown::{self, Shown};
 
 /// The groups, as they are titled.
 const GROUPS: [(&str, &str); 8] = [
@@ -61,7 +62,7 @@ impl Style {
                 out.push(' ');
                 used += 1;
             }
-            out.push_str(word);
+            let _ = write!(out, "{}", Shown(word));
             used += len;
         }
         out.push('\n');
@@ -161,7 +162,7 @@ pub(super) fn json(findings: &Findings) -> String {
         "items": items,
         "pairs": pairs,
     });
-    format!("{report}\n")
+    shown::json(&report)
 }
 
 #[cfg(test)]

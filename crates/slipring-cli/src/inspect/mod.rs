@@ -11,6 +11,7 @@ use slipring::status_page::{Host, Numbers};
 
 use crate::args::number;
 use crate::error::Error;
+use crate::shown;
 use crate::stdio::Stdout;
 use text::Text;
 
@@ -82,7 +83,7 @@ fn json(found: &Inspection, named: &[Named]) -> serde_json::Result<String> {
         );
         object.insert("named".to_owned(), named.collect());
     }
-    Ok(format!("{value}\n"))
+    Ok(shown::json(&value))
 }
 
 /// Why there is nothing to show.

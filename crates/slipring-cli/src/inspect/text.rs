@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::shown::Shown;
+
 /// A text of lines.
 #[derive(Debug, Default)]
 pub(super) struct Text(String);
@@ -13,7 +15,7 @@ impl Text {
         if !line.is_empty() {
             self.0.push_str(&" ".repeat(2 * steps));
         }
-        self.0.push_str(line.trim_end());
+        self.0.push_str(&Shown(line.trim_end()).to_string());
         self.0.push('\n');
     }
 

@@ -11,6 +11,7 @@ use slipring::recording::{
 
 use super::{Options, failed};
 use crate::error::Error;
+use crate::shown;
 use crate::stdio::Stdout;
 
 /// How much is collected before it is written.
@@ -42,7 +43,7 @@ pub(super) fn run(mut reader: RecordingReader, options: &Options) -> Result<(), 
             }
         }
         match options.json {
-            true => text.push_str(&format!("{}\n", json_of(&record))),
+            true => text.push_str(&shown::json(&json_of(&record))),
             false => text.push_str(&line(&record)),
         }
         if text.len() > BATCH {
@@ -52,7 +53,7 @@ pub(super) fn run(mut reader: RecordingReader, options: &Options) -> Result<(), 
     }
     let end = said_end(reader.end());
     match options.json {
-        true => text.push_str(&format!("{}\n", json!({ "file": end }))),
+        true => text.push_str(&shown::json(&json!({ "file": end }))),
         false => text.push_str(&format!("# {end}\n")),
     }
     print(&text)?;
@@ -87,15 +88,14 @@ fn head_json(reader: &RecordingReader) -> String {
     let info = reader.info();
     let began = info.began.duration_since(UNIX_EPOCH).unwrap_or_default();
     let fields: Vec<[&String; 2]> = info.fields.iter().map(|(name, value)| [name, value]).collect();
-    let head = json!({
+    shown::json(&json!({
         "began": info.began_utc(),
         "began_s": began.as_secs(),
         "requests": format!("{:?}", info.requests).to_lowercase(),
         "replies": format!("{:?}", info.replies).to_lowercase(),
         "fields": fields,
         "overwritten": reader.overwritten(),
-    });
-    format!("{head}\n")
+    }))
 }
 
 /// What a record is, its request, what it has of a frame, and the rest in words.

@@ -4,6 +4,7 @@ use serde_json::json;
 use slipring::Kind;
 
 use crate::error::Error;
+use crate::shown;
 use crate::stdio::Stdout;
 
 /// What became of a request.
@@ -58,11 +59,10 @@ impl Report {
         let text = match self.is_json {
             true => {
                 let (kind, code) = (kind.to_string(), kind.code());
-                let line = json!({
+                shown::json(&json!({
                     "request": request, "kind": kind, "code": code, "len": len,
                     "outcome": name, "detail": detail,
-                });
-                format!("{line}\n")
+                }))
             }
             false if outcome == Outcome::Same => return Ok(()),
             false => {
@@ -82,7 +82,7 @@ impl Report {
                     "same": same, "differs": differs, "new": new, "not_compared": not_compared,
                     "not_sent": not_sent, "died": died, "recording": recording,
                 });
-                format!("{}\n", json!({ "summary": summary }))
+                shown::json(&json!({ "summary": summary }))
             }
             false => format!(
                 "{same} answers are the same, {differs} differ, {new} have none in the recording, \

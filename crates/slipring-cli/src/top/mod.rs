@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use slipring::status_page;
 
 use crate::error::{Error, say};
+use crate::shown;
 use crate::stat::NO_HOST;
 use crate::stdio::Stdout;
 use input::Input;
@@ -67,7 +68,7 @@ fn print_json(filter: &str) -> Result<(), Error> {
         .map(|(pid, error)| serde_json::json!({ "pid": pid, "why": format!("{error:#}") }))
         .collect();
     let value = serde_json::json!({ "hosts": hosts.hosts, "refused": refused });
-    Stdout::open()?.print(format!("{value}\n"))
+    Stdout::open()?.print(shown::json(&value))
 }
 
 fn print_table(filter: &str) -> Result<(), Error> {

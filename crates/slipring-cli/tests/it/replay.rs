@@ -18,6 +18,9 @@ const SHOUT: Kind = Kind::named("shout");
 const SPELL: Kind = Kind::named("spell");
 const VECTOR: Kind = Kind::named("vector");
 
+/// Turns the direction of what follows, and clears a terminal.
+const EVIL: &str = "\u{202e}evil\u{9b}2J";
+
 /// How the worker of these tests behaves.
 const MODE: &str = "SLIPRING_TEST_REPLAY";
 
@@ -266,4 +269,21 @@ fn a_replay_without_a_worker_or_with_one_that_does_not_start_says_so() {
     let failed: Finished = command.output().unwrap().into();
     assert_eq!(failed.code, 3);
     assert!(failed.stderr.contains("the worker did not start"), "{failed:?}");
+}
+
+#[test]
+fn what_a_recording_says_does_not_steer_the_terminal() {
+    let directory = Directory::new();
+    let recording = Recording::in_dir(directory.path("recordings"));
+    let spawner = Spawner::current_exe().unwrap().args(ENTRY_ARGS).role("test");
+    let channel = spawner.extra("note", EVIL).record(recording).spawn().unwrap();
+    channel.close(LONG).unwrap();
+    let recording = channel.recording_path().unwrap().to_owned();
+    let text = list(&[], &recording).succeeded().stdout;
+    let json = list(&["--json"], &recording).succeeded().stdout;
+    assert!(text.contains(r"\u{202e}evil\u{9b}2J"), "{text}");
+    assert!(json.contains(r"\u202eevil\u009b2J"), "{json}");
+    let head: serde_json::Value = serde_json::from_str(json.lines().next().unwrap()).unwrap();
+    let mut fields = head["fields"].as_array().unwrap().iter();
+    assert!(fields.any(|field| *field == serde_json::json!(["extra.note", EVIL])), "{json}");
 }
