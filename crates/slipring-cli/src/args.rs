@@ -22,6 +22,7 @@ Exit codes:
     1  input, output or a worker failed; an existing FILE of -o is untouched
     2  the command line is wrong
     3  worker processes cannot live: they do not start, or a batch ends them
+    4  some of what was asked for is shown, and some cannot be read
   130  ended by SIGINT (129 by SIGHUP, 143 by SIGTERM, 128+N by signal N)
 
 Environment:

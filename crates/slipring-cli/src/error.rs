@@ -7,7 +7,7 @@ use crate::shown::Shown;
 use crate::stdio;
 
 /// Why the program fails. The exit codes are part of the program's interface
-/// and are listed in `--help`.
+/// and are listed in `--help` and, by command, in `README.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
     /// Input, output, or a worker that answers but fails.
@@ -16,6 +16,8 @@ pub(crate) enum Exit {
     Usage,
     /// A worker process is gone.
     WorkerDied,
+    /// Some of what was asked for is shown, and some is refused or gone.
+    Partly,
     /// A signal asked the program to end.
     Signal(i32),
     /// Standard output has no reader any more, which is no fault.
@@ -29,6 +31,7 @@ impl Exit {
             Self::Failure => 1,
             Self::Usage => 2,
             Self::WorkerDied => 3,
+            Self::Partly => 4,
             Self::Signal(signal) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
         }
     }
@@ -53,6 +56,10 @@ impl Error {
 
     pub(crate) fn failure(message: impl Into<String>) -> Self {
         Self::new(Exit::Failure, message)
+    }
+
+    pub(crate) fn partly(message: impl Into<String>) -> Self {
+        Self::new(Exit::Partly, message)
     }
 
     pub(crate) fn usage(message: impl Into<String>) -> Self {

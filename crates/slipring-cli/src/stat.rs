@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use slipring::status_page::{self, Field, Host, Numbers, Row, Times};
+use slipring::status_page::{self, Field, Host, Hosts, Numbers, Row, Times};
 
 use crate::error::{Error, say};
 use crate::stdio::Stdout;
@@ -14,37 +14,51 @@ pub(crate) const NO_HOST: &str = "no process of this user has a status page: tho
 
 /// Prints what the hosts' status pages say: of all hosts, or of those with these process ids.
 pub(crate) fn run(pids: &[u32]) -> Result<(), Error> {
-    let failed = |e: slipring::Error| Error::failure(format!("{e:#}"));
-    let hosts = match pids {
-        [] => {
-            let found = status_page::hosts().map_err(failed)?;
-            for (pid, error) in &found.refused {
-                say(format!("process {pid} is left out: {error:#}"));
-            }
-            found.hosts
+    let (mut hosts, mut refused) = (Vec::new(), Vec::new());
+    for pid in pids {
+        match one(*pid) {
+            Ok(host) => hosts.push(host),
+            Err(why) => refused.push(why),
         }
-        _ => pids.iter().map(|pid| one(*pid)).collect::<Result<_, _>>()?,
-    };
-    if hosts.is_empty() {
-        say(NO_HOST);
+    }
+    if pids.is_empty() {
+        let found = status_page::hosts().map_err(|e| Error::failure(format!("{e:#}")))?;
+        say_left_out(&found);
+        hosts = found.hosts;
     }
     let text: String = hosts.iter().map(description).collect();
-    Stdout::open()?.print(&text)
+    Stdout::open()?.print(&text)?;
+    let Some((last, others)) = refused.split_last() else { return Ok(()) };
+    others.iter().for_each(say);
+    match hosts.is_empty() {
+        true => Err(Error::failure(last)),
+        false => Err(Error::partly(last)),
+    }
 }
 
-fn one(pid: u32) -> Result<Host, Error> {
-    let found = status_page::host(pid).map_err(|e| Error::failure(format!("{e:#}")))?;
+/// Says which processes are left out, and if nothing is left. That is no failure: any process can have
+/// garbage for a page.
+pub(crate) fn say_left_out(found: &Hosts) {
+    for (pid, error) in &found.refused {
+        say(format!("process {pid} is left out: {error:#}"));
+    }
+    if found.hosts.is_empty() {
+        say(NO_HOST);
+    }
+}
+
+/// The page of one process, or why it is not shown.
+fn one(pid: u32) -> Result<Host, String> {
+    let found = status_page::host(pid).map_err(|e| format!("{e:#}"))?;
     found.ok_or_else(|| {
         if !Path::new(&format!("/proc/{pid}")).exists() {
-            return Error::failure(format!("there is no process {pid} here, or it is hidden"));
+            return format!("there is no process {pid} here, or it is hidden");
         }
         if has_ended(pid) {
-            return Error::failure(format!(
-                "process {pid} has ended; its parent has not reaped it"
-            ));
+            return format!("process {pid} has ended; its parent has not reaped it");
         }
         let why = "it has no channel, or was started with SLIPRING_STATUS_PAGE=0";
-        Error::failure(format!("process {pid} has no status page: {why}"))
+        format!("process {pid} has no status page: {why}")
     })
 }
 

@@ -36,7 +36,7 @@ pub(crate) struct Options {
     payloads: usize,
 }
 
-/// Prints what is found of a host. Fails if nothing is, and if a check fails.
+/// Prints what is found of a host. Fails if nothing is, if a check fails, and if a part cannot be read.
 pub(crate) fn run(options: &Options) -> Result<(), Error> {
     let mut limits = inspect::Options::default();
     limits.frames = options.frames;
@@ -56,9 +56,15 @@ pub(crate) fn run(options: &Options) -> Result<(), Error> {
     Stdout::open()?.print(&text)?;
     let of_named = named.iter().filter_map(|named| named.memory.as_ref());
     let checks = found.channels.iter().chain(of_named).flat_map(|channel| &channel.checks);
-    match checks.filter(|check| check.verdict == Verdict::Wrong).count() {
-        0 => Ok(()),
-        wrong => Err(Error::failure(format!("process {}: {wrong} checks fail", found.pid))),
+    let wrong = checks.filter(|check| check.verdict == Verdict::Wrong).count();
+    let pid = found.pid;
+    match (wrong, found.refused.len()) {
+        (0, 0) if found.has_ended => {
+            Err(Error::partly(format!("process {pid} ended while it was looked at")))
+        }
+        (0, 0) => Ok(()),
+        (0, refused) => Err(Error::partly(format!("process {pid}: {refused} parts are not read"))),
+        (wrong, _) => Err(Error::failure(format!("process {pid}: {wrong} checks fail"))),
     }
 }
 

@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 
 use slipring::status_page;
 
-use crate::error::{Error, say};
+use crate::error::Error;
 use crate::shown;
-use crate::stat::NO_HOST;
+use crate::stat::say_left_out;
 use crate::stdio::Stdout;
 use input::Input;
 use keys::{Outcome, State};
@@ -76,12 +76,7 @@ fn print_table(filter: &str) -> Result<(), Error> {
     // Hosts write their pages once in a period, at any time in it.
     std::thread::sleep(2 * PERIOD);
     let second = look()?;
-    for (pid, error) in &second.hosts.refused {
-        say(format!("process {pid} is left out: {error:#}"));
-    }
-    if second.hosts.hosts.is_empty() {
-        say(NO_HOST);
-    }
+    say_left_out(&second.hosts);
     let lines = lines::lines(&second, Some(&first), Order::Host, filter);
     Stdout::open()?.print(once::table(&lines))
 }

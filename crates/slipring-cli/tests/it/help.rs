@@ -62,6 +62,21 @@ fn the_help_without_a_command_lists_all_of_them() {
 }
 
 #[test]
+fn the_exit_codes_of_every_command_are_in_the_table() {
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    for (command, _) in COMMANDS {
+        let row = readme.lines().find(|line| line.starts_with(&format!("| `{command}` | ")));
+        // The code 2 is the same for all.
+        assert_eq!(row.map(|row| row.matches(" |").count()), Some(5), "{command}: {row:?}");
+    }
+    let help = slipring(&["--help"]).succeeded().stdout;
+    for code in 0..5 {
+        assert!(help.contains(&format!("\n    {code}  ")), "{code}: {help}");
+    }
+}
+
+#[test]
 fn help_for_a_command_that_there_is_not_is_a_usage_error() {
     let done = slipring(&["help", "embde"]);
     assert_eq!(done.code, 2);

@@ -153,11 +153,18 @@ fn a_host_that_was_killed_or_wants_no_page_is_not_shown() {
         refused.contains("has ended; its parent has not reaped it")
     });
     killed.child.wait().unwrap();
+    let other = Host::start();
+    other.until_it_is_shown();
     for (host, why) in [(&killed, "there is no process"), (&quiet, "has no status page")] {
         assert_eq!(host.lines(), [""; 0]);
         let refused = slipring(&["stat", &host.pid()]);
-        assert_eq!(refused.code, 1);
+        assert_eq!((refused.code, refused.stdout.as_str()), (1, ""));
         assert!(refused.stderr.contains(why), "{}", refused.stderr);
+        // The other one is shown all the same.
+        let partly = slipring(&["stat", &host.pid(), &other.pid()]);
+        assert_eq!(partly.code, 4);
+        assert!(partly.stdout.contains("/embed: is_ready 1"), "{partly:?}");
+        assert!(partly.stderr.contains(why), "{}", partly.stderr);
     }
 }
 

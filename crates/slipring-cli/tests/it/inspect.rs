@@ -298,3 +298,35 @@ fn channels_by_name_are_shown_with_their_memory() {
     drop(host);
     assert!(!inspect(pid, &[]).stdout.contains(&name));
 }
+
+const PARTLY: &str = "SLIPRING_TEST_PARTLY";
+
+/// The process of the next test: it has a channel, and what seems to be the region of another one.
+#[test]
+fn a_host_with_a_region_that_is_none() {
+    let Ok(name) = std::env::var(PARTLY) else { return };
+    let _host = slipring::named::create(&name, &slipring::Config::small()).unwrap();
+    let flags = rustix::fs::MemfdFlags::CLOEXEC;
+    let _region = rustix::fs::memfd_create("slipring-up.00000000000000ff", flags).unwrap();
+    let _ = std::io::stdin().read(&mut [0]);
+}
+
+#[test]
+fn a_part_that_is_not_read_gives_an_exit_code_of_its_own() {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let name = format!("partly-{}", std::process::id());
+    command.args(["--exact", "inspect::a_host_with_a_region_that_is_none"]).env(PARTLY, &name);
+    let mut host = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let look = |args: &[&str]| inspect(host.id(), args);
+    until("both", || {
+        let shown = look(&[]).stdout;
+        shown.contains(&format!("named channel {name}")) && shown.contains("not read: slipring-")
+    });
+    for args in [&[][..], &["--json"]] {
+        let looked = look(args);
+        assert_eq!(looked.code, 4, "{looked:?}");
+        assert!(looked.stderr.contains(": 1 parts are not read"), "{looked:?}");
+    }
+    drop(host.stdin.take());
+    host.wait().unwrap();
+}
