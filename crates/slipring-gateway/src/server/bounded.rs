@@ -8,13 +8,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http_body::Frame as HttpFrame;
-use tokio::task::AbortHandle;
-use tokio::time::sleep_until;
 
 use super::answer::Answer;
 use super::request::Deadline;
 use super::unread::{Answers, Open};
-use crate::wire::error::not_read;
 use crate::wire::frame::Frame;
 
 /// How much later than the deadline a request is given up: one that is read has an error of its own
@@ -24,27 +21,16 @@ const GRACE: Duration = Duration::from_millis(100);
 /// An answer that ends at its deadline.
 pub(super) struct Bounded {
     answer: Arc<Mutex<Answer>>,
-    watch: Option<AbortHandle>,
     _open: Open,
 }
 
 impl Bounded {
     pub(super) fn new(answer: Answer, deadline: Deadline, answers: &Arc<Answers>) -> Self {
         let end = deadline.at().filter(|_| answer.is_costly());
+        let end = end.and_then(|(end, longest)| Some((end.checked_add(GRACE)?, longest)));
         let answer = Arc::new(Mutex::new(answer));
-        let watch = end.and_then(|(end, longest)| Some((end.checked_add(GRACE)?, longest)));
-        let watch = watch.map(|(end, longest)| {
-            let answer = Arc::downgrade(&answer);
-            let watch = tokio::spawn(async move {
-                sleep_until(end).await;
-                let Some(answer) = answer.upgrade() else { return };
-                let mut answer = answer.lock().unwrap_or_else(PoisonError::into_inner);
-                answer.give_up(not_read(longest));
-            });
-            watch.abort_handle()
-        });
-        let open = answers.add(&answer);
-        Self { answer, watch, _open: open }
+        let open = answers.add(&answer, end);
+        Self { answer, _open: open }
     }
 
     pub(super) fn poll_frame(
@@ -52,13 +38,5 @@ impl Bounded {
         context: &mut Context<'_>,
     ) -> Poll<Option<HttpFrame<Frame>>> {
         self.answer.lock().unwrap_or_else(PoisonError::into_inner).poll_frame(context)
-    }
-}
-
-impl Drop for Bounded {
-    fn drop(&mut self) {
-        if let Some(watch) = &self.watch {
-            watch.abort();
-        }
     }
 }

@@ -123,12 +123,26 @@ async fn send(
     len: usize,
     is_whole: bool,
 ) -> (SendStream<Bytes>, ResponseFuture) {
-    let request = Request::builder()
+    send_timed(requests, method, "", len, is_whole).await
+}
+
+/// As [`send`], with a timeout as gRPC has it.
+async fn send_timed(
+    requests: &SendRequest<Bytes>,
+    method: &str,
+    timeout: &str,
+    len: usize,
+    is_whole: bool,
+) -> (SendStream<Bytes>, ResponseFuture) {
+    let mut request = Request::builder()
         .method(Method::POST)
         .uri(format!("http://here{SERVICE}{method}"))
         .header("content-type", "application/grpc")
         .body(())
         .unwrap();
+    if !timeout.is_empty() {
+        request.headers_mut().insert("grpc-timeout", timeout.parse().unwrap());
+    }
     let mut requests = requests.clone().ready().await.unwrap();
     let (answer, mut stream) = requests.send_request(request, false).unwrap();
     let message = proto::Request {
@@ -277,6 +291,23 @@ async fn a_stream_whose_reader_takes_nothing_is_given_up() {
     }
     let status = status_in(&body.trailers().await.unwrap().unwrap()).unwrap();
     assert_eq!(outcome(&error_of(&status, "here")), (ErrorKind::Timeout, Some(true)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_answer_that_is_not_read_ends_at_its_own_deadline() {
+    let gateway = gateway(Fake { len: 64 << 10, ..Fake::default() }).build();
+    let requests = connect(&gateway, 65_535).await;
+    let mut answers = Vec::new();
+    for timeout in ["", "20S", "5S"] {
+        let (_, answer) = send_timed(&requests, "StreamParts", timeout, 1, true).await;
+        answers.push(answer.await.unwrap());
+        // It is looked for the end of this one when the next one comes.
+        sleep(Duration::from_millis(1)).await;
+    }
+    for (pause, left) in [(4_900, 3), (400, 2), (14_500, 2), (400, 1)] {
+        sleep(Duration::from_millis(pause)).await;
+        assert_eq!(gateway.in_flight(), left);
+    }
 }
 
 #[tokio::test(start_paused = true)]
