@@ -5,12 +5,15 @@ use std::sync::Arc;
 use super::Shared;
 use super::budget::{Held, Memory};
 use super::connections::{AtWorkers, Seat, Workers};
+use super::timers::Timers;
 use super::unread::Answers;
 
 /// The gateway, and what a connection uses of it.
 pub(super) struct Caller {
     pub(super) shared: Arc<Shared>,
     pub(super) answers: Arc<Answers>,
+    /// For looks whether a worker has begun a request.
+    pub(super) timers: Timers,
     workers: Workers,
     memory: Arc<Memory>,
 }
@@ -19,7 +22,7 @@ impl Caller {
     pub(super) fn new(shared: &Arc<Shared>, seat: &Seat) -> Self {
         let memory = Memory::new(&shared.memory, shared.buffers, shared.longest_request());
         let (shared, workers) = (Arc::clone(shared), seat.workers());
-        Self { shared, answers: Arc::default(), workers, memory }
+        Self { shared, answers: Arc::default(), timers: Timers::default(), workers, memory }
     }
 
     /// Notes that workers have a request.

@@ -1,7 +1,9 @@
 //! Requests to workers: the four methods for them, over one piece of code.
 
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use http::Request;
@@ -9,7 +11,6 @@ use hyper::body::Incoming;
 use slipring::RequestStage;
 use slipring::backend::Backend;
 use slipring::backend::Progress;
-use tokio::time::timeout;
 use tonic::Status;
 
 use super::answer::Answer;
@@ -66,7 +67,7 @@ async fn call(
     let asked = record.asked(&head.role, request_of(&head, payload)?, len);
     let progress = asked.progress();
     let mut reply = backend.call(asked, deadline.left());
-    let answer = match unless_begun(&mut reply, &progress).await {
+    let answer = match unless_begun(caller, &mut reply, &progress).await {
         Some(Ok(reply)) => Answer::replied(reply, in_pieces, caller, in_flight),
         Some(Err(error)) => return Err(shared.status_of(&error)),
         None => Answer::called(reply, in_pieces, caller, in_flight),
@@ -92,7 +93,7 @@ async fn stream(
     let chunks = backend.stream(asked, timeouts_of(&head, deadline.left())).await;
     let mut chunks = chunks.map_err(|error| shared.status_of(&error))?;
     let mut first = poll_fn(|context| chunks.as_mut().poll_next(context));
-    let first = unless_begun(&mut first, &progress).await;
+    let first = unless_begun(caller, &mut first, &progress).await;
     let answer = match first {
         Some(Some(Ok(chunk))) => {
             Answer::streamed(Some(chunk), chunks, in_pieces, caller, in_flight)
@@ -107,19 +108,26 @@ async fn stream(
 /// Waits for the first of an answer; `None` if a worker has begun the request and there is nothing
 /// yet. The caller is to know that then, and otherwise gets all at once.
 async fn unless_begun<T>(
+    caller: &Caller,
     first: &mut (impl Future<Output = T> + Unpin),
     progress: &Progress,
 ) -> Option<T> {
-    let mut pause = FIRST_LOOK;
-    loop {
-        if let Ok(first) = timeout(pause, &mut *first).await {
-            return Some(first);
+    let (mut timer, mut pause) = (None, FIRST_LOOK);
+    poll_fn(|context| {
+        loop {
+            if let Poll::Ready(first) = Pin::new(&mut *first).poll(context) {
+                return Poll::Ready(Some(first));
+            }
+            let timer = timer.get_or_insert_with(|| caller.timers.timer_after(pause));
+            ready!(timer.poll(context));
+            if progress.stage() == Some(RequestStage::Begun) {
+                return Poll::Ready(None);
+            }
+            pause = LONGEST_PAUSE.min(pause * 2);
+            timer.set(pause);
         }
-        if progress.stage() == Some(RequestStage::Begun) {
-            return None;
-        }
-        pause = LONGEST_PAUSE.min(pause * 2);
-    }
+    })
+    .await
 }
 
 impl Shared {

@@ -19,6 +19,7 @@ mod preface;
 mod record;
 mod request;
 mod route;
+mod timers;
 mod unread;
 mod watch;
 
