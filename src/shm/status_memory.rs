@@ -112,6 +112,9 @@ pub(crate) struct StatusMemory<const WORDS: usize> {
     ready: usize,
 }
 
+/// How often a page is made anew.
+const ATTEMPTS: u32 = 8;
+
 /// So many bytes more are made ready at a time.
 fn step() -> usize {
     page_size().max(16 << 10)
@@ -121,18 +124,36 @@ impl<const WORDS: usize> StatusMemory<WORDS> {
     const BLOCK: usize = WORDS * size_of::<u64>();
 
     /// Makes the memory, of which nothing is ready. It is sealed after it is mapped: from then on no process
-    /// can map it for writing, write it, or change its length.
+    /// can map it for writing, write it, or change its length. If another one has opened it for writing
+    /// before, and so may have such a map, it is made anew.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Os`](crate::ErrorKind::Os).
     pub(crate) fn create(name: &CStr, blocks: usize) -> Result<Self> {
+        Self::create_beside(name, blocks, |_| ())
+    }
+
+    /// As [`StatusMemory::create`]. `others` is what happens between the memory's making and its sealing.
+    fn create_beside(name: &CStr, blocks: usize, mut others: impl FnMut(&File)) -> Result<Self> {
         fork::watch()?;
         let len = blocks.saturating_mul(Self::BLOCK).next_multiple_of(step());
-        let file = memfd::create_sparse(name, as_u64(len))?;
-        let map = Map::of(&file, len)
-            .map_err(|e| Error::os(format!("cannot map {len} bytes of a status page"), e))?;
-        memfd::seal(&file, SEALS_DOWN)?;
+        for _ in 0..ATTEMPTS {
+            let file = memfd::create_sparse(name, as_u64(len))?;
+            let map = Map::of(&file, len)
+                .map_err(|e| Error::os(format!("cannot map {len} bytes of a status page"), e))?;
+            others(&file);
+            memfd::seal(&file, SEALS_DOWN)?;
+            // Where the kernel does not tell, it is as likely as anywhere that nobody has.
+            if !memfd::is_open_for_writing(&file).unwrap_or(false) {
+                return Self::of(file, map);
+            }
+        }
+        let busy = io::Error::from_raw_os_error(libc::EBUSY);
+        Err(Error::os("another process opens each status page before it is sealed", busy))
+    }
+
+    fn of(file: File, map: Map) -> Result<Self> {
         // SAFETY: a whole map, which is dropped after what is returned. Its words are atomics, which may
         // have any value.
         let kept = unsafe { fork::keep(map.start, map.len) };
@@ -211,6 +232,25 @@ mod tests {
 
     use super::*;
     use crate::process::testing::{TempDir, alone, inheritable_duplicate_at};
+
+    #[test]
+    fn memory_that_another_could_have_mapped_before_the_seal_is_not_used() {
+        let map = |file: &File| {
+            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let opened = File::options().read(true).write(true).open(path).unwrap();
+            memmap2::MmapRaw::map_raw(&opened).unwrap()
+        };
+        let mut maps = Vec::new();
+        let mut made = 0;
+        let memory = StatusMemory::<256>::create_beside(c"test", 1, |file| {
+            made += 1;
+            maps.extend((made <= 2).then(|| map(file)));
+        });
+        memory.unwrap();
+        assert_eq!(made, 3);
+        let refused = StatusMemory::<256>::create_beside(c"test", 1, |file| maps.push(map(file)));
+        assert_eq!(refused.unwrap_err().kind(), crate::ErrorKind::Os);
+    }
 
     #[test]
     fn what_the_host_has_put_at_the_number_is_neither_written_nor_closed() {

@@ -102,6 +102,33 @@ pub(crate) fn seal(file: &File, seals: i32) -> Result<()> {
     Ok(())
 }
 
+/// Whether anybody has opened this memfd for writing since it was made, as by `/proc`, and has it open or
+/// mapped still. The descriptor that its maker has got, and the maps of that, do not count.
+///
+/// The kernel tells it when it is asked for a lease, which a file that is open for writing does not get.
+///
+/// # Errors
+///
+/// That of the system call. Some sandboxes know no leases.
+pub(crate) fn is_open_for_writing(file: &File) -> io::Result<bool> {
+    let fcntl = |command, argument: libc::c_int| {
+        // SAFETY: a system call on a descriptor that `file` keeps open.
+        check(unsafe { libc::fcntl(file.as_raw_fd(), command, argument) })
+    };
+    // Who opens it while the lease is held has the kernel send a signal to the holder. The usual one ends a
+    // process that has no handler for it; this one does nothing there.
+    fcntl(F_SETSIG, libc::SIGURG)?;
+    match fcntl(libc::F_SETLEASE, libc::F_RDLCK) {
+        Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => return Ok(true),
+        other => other?,
+    };
+    fcntl(libc::F_SETLEASE, libc::F_UNLCK)?;
+    Ok(false)
+}
+
+/// From the kernel's `fcntl.h`.
+const F_SETSIG: libc::c_int = 10;
+
 /// Checks that `fd` has all of these seals.
 ///
 /// # Errors
@@ -155,6 +182,22 @@ mod tests {
         assert!(error.contains("expected at least 0x7"), "{error}");
         let other = File::open("/dev/null").unwrap();
         assert_eq!(check_seals(&other, SEALS_UP).unwrap_err().kind(), ErrorKind::Mismatch);
+    }
+
+    #[test]
+    fn who_has_opened_a_file_for_writing_is_seen_also_by_a_map_alone() {
+        let file = create(c"test", 8192).unwrap();
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let _read = File::open(&path).unwrap();
+        let _own = memmap2::MmapRaw::map_raw(&file).unwrap();
+        assert!(!is_open_for_writing(&file).unwrap());
+        let opened = File::options().read(true).write(true).open(&path).unwrap();
+        assert!(is_open_for_writing(&file).unwrap());
+        let map = memmap2::MmapRaw::map_raw(&opened).unwrap();
+        drop(opened);
+        assert!(is_open_for_writing(&file).unwrap());
+        drop(map);
+        assert!(!is_open_for_writing(&file).unwrap());
     }
 
     #[test]
