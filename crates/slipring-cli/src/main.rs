@@ -9,7 +9,8 @@
 //! [`doctor`] says what this machine gives slipring; [`replay`] sends again what was recorded. A command
 //! that is a program of its own
 //! is left to that: [`external`]. What was inherited is looked at
-//! once, at the start: the standard streams by [`stdio`], signals by [`signals`].
+//! once, at the start: the standard streams by [`stdio`], signals by [`signals`]. [`shown`] escapes what
+//! other processes have written.
 // Tests may panic; code that ships may not.
 #![cfg_attr(
     not(test),

@@ -105,7 +105,9 @@ impl Column {
             C::Host => line.host.to_string(),
             C::Role => line.role.clone(),
             // A role of a pool has some.
-            C::Worker if line.is_role => format!("x{}", line.worker),
+            C::Worker if line.is_role => format!("x{}", short(as_f64(line.worker))),
+            // A page can hold any numbers, and the kernel gives none above 4194304.
+            C::Worker if line.worker > 9_999_999 => "?".to_owned(),
             C::Worker => line.worker.to_string(),
             C::State => line.state.to_owned(),
             C::Rate => rate(line.rate),
@@ -113,7 +115,7 @@ impl Column {
             C::InFlight => short(as_f64(line.in_flight)),
             C::Waiting => short(as_f64(line.queued)),
             C::Oldest => time(line.oldest),
-            C::Ring => format!("{}%", line.ring),
+            C::Ring => format!("{}%", line.ring.min(999)),
             C::P50 => bound(line.p50),
             C::P99 => bound(line.p99),
             C::Errors => short(as_f64(line.errors)),
@@ -168,6 +170,8 @@ fn longest(lines: &[Line], column: Column) -> u16 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn titles(width: u16, lines: &[Line]) -> String {
@@ -195,6 +199,39 @@ mod tests {
             let count = titles(width, &[]).split(' ').count();
             assert!(count >= before, "{width}");
             before = count;
+        }
+    }
+
+    #[test]
+    fn no_number_is_wider_than_its_column_which_would_cut_it_in_front() {
+        let numbers = [0, 7, 994, 995, 999, 9_949, 9_960, 99_960, 999_499, 999_960, 9_960_000];
+        for number in numbers.into_iter().chain([4_194_304, 10_u64.pow(15) - 1, u64::MAX]) {
+            let (rate, time) = (Some(as_f64(number)), Duration::from_nanos(number));
+            for is_role in [false, true] {
+                let line = Line {
+                    is_role,
+                    host: u32::try_from(number).unwrap_or(u32::MAX).min(4_194_304),
+                    worker: number,
+                    in_flight: number,
+                    queued: number,
+                    ring: number,
+                    errors: number,
+                    done: number,
+                    died: Some(number),
+                    rate,
+                    bytes: rate,
+                    sleeps: rate,
+                    oldest: time,
+                    p50: Some(time),
+                    p99: Some(time),
+                    ..Line::default()
+                };
+                for column in BY_IMPORTANCE.into_iter().filter(|column| column.is_number()) {
+                    let cell = column.cell(&line);
+                    let room = usize::from(column.least_width());
+                    assert!(cell.len() <= room, "{}: {cell} of {number}", column.title());
+                }
+            }
         }
     }
 

@@ -62,12 +62,12 @@ fn summary(look: &Look, lines: &[Line], state: &State, room: usize) -> String {
     if stale > 0 {
         add(format!("{stale} stale"));
     }
-    if let Some((pid, why)) = look.hosts.refused.first() {
-        add(format!("{} refused ({pid}: {why})", look.hosts.refused.len()));
-    }
     add(format!("by {}", state.order.name()));
     if !state.filter.is_empty() || state.mode == Mode::Filter {
         add(format!("filter: {}", state.filter));
+    }
+    if let Some((pid, why)) = look.hosts.refused.first() {
+        add(format!("{} refused ({pid}: {why})", look.hosts.refused.len()));
     }
     text
 }

@@ -99,6 +99,17 @@ fn at_40_columns_what_is_left_can_be_read_and_10_lines_scroll() {
 }
 
 #[test]
+fn what_is_refused_does_not_hide_the_filter() {
+    let error = slipring::Config::builder().max_in_flight(0).build().unwrap_err();
+    let mut look = Look { at: Instant::now(), hosts: Hosts::default() };
+    look.hosts.refused.push((4711, error));
+    let shown = summary(&look, &lines(), &State::new("embed".to_owned()), 20);
+    assert!(
+        shown.starts_with("slipring: 0 hosts, 3 lines, by host, filter: embed, 1 refused (4711: ")
+    );
+}
+
+#[test]
 fn no_size_of_a_terminal_is_too_small() {
     for width in [0, 1, 5, 21, 22, 79] {
         for height in [0, 1, 2, 3] {

@@ -2,39 +2,42 @@
 
 use std::time::Duration;
 
-/// At most five characters: `0`, `0.25`, `999`, `1.2k`, `12k`, `3.4M`.
+/// At most four characters: `0`, `0.2`, `999`, `1.2k`, `12k`, `3.4M`.
 pub(super) fn short(value: f64) -> String {
-    let (scaled, unit) = match value {
-        value if value < 1e3 => (value, ""),
-        value if value < 1e6 => (value / 1e3, "k"),
-        value if value < 1e9 => (value / 1e6, "M"),
-        value if value < 1e12 => (value / 1e9, "G"),
-        value => (value / 1e12, "T"),
-    };
-    match scaled {
-        0.0 => format!("0{unit}"),
-        scaled if scaled < 10.0 && (!unit.is_empty() || scaled < 1.0) => {
-            format!("{scaled:.1}{unit}")
+    // What is rounded to four digits has the next unit.
+    const MOST: f64 = 999.5;
+    let mut scaled = value;
+    for unit in ["", "k", "M", "G", "T"] {
+        match scaled {
+            0.0 => return "0".to_owned(),
+            _ if scaled >= MOST => scaled /= 1e3,
+            _ if scaled < 9.95 && (!unit.is_empty() || scaled < 1.0) => {
+                return format!("{scaled:.1}{unit}");
+            }
+            _ => return format!("{scaled:.0}{unit}"),
         }
-        scaled => format!("{scaled:.0}{unit}"),
     }
+    ">1P".to_owned()
 }
 
 pub(super) fn rate(rate: Option<f64>) -> String {
     rate.map_or("-".to_owned(), short)
 }
 
-/// At most five characters: `0`, `512us`, `8.2ms`, `3.1s`, `12m`, `5h`.
+/// At most five characters: `0`, `512us`, `8.2ms`, `3.1s`, `12m`, `5h`, `7d`, `2y`.
 pub(super) fn time(time: Duration) -> String {
+    const DAY: f64 = 86_400.0;
     let seconds = time.as_secs_f64();
     match seconds {
         0.0 => "0".to_owned(),
-        seconds if seconds < 1e-3 => format!("{:.0}us", seconds * 1e6),
-        seconds if seconds < 1e-2 => format!("{:.1}ms", seconds * 1e3),
-        seconds if seconds < 1.0 => format!("{:.0}ms", seconds * 1e3),
-        seconds if seconds < 100.0 => format!("{seconds:.1}s"),
+        seconds if seconds < 999.5e-6 => format!("{:.0}us", seconds * 1e6),
+        seconds if seconds < 9.95e-3 => format!("{:.1}ms", seconds * 1e3),
+        seconds if seconds < 999.5e-3 => format!("{:.0}ms", seconds * 1e3),
+        seconds if seconds < 99.95 => format!("{seconds:.1}s"),
         seconds if seconds < 6e3 => format!("{:.0}m", seconds / 60.0),
-        seconds => format!("{:.0}h", seconds / 3600.0),
+        seconds if seconds < 4.0 * DAY => format!("{:.0}h", seconds / 3600.0),
+        seconds if seconds < 999.0 * DAY => format!("{:.0}d", seconds / DAY),
+        seconds => format!("{:.0}y", seconds / (365.0 * DAY)),
     }
 }
 
@@ -58,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_take_at_most_five_columns() {
+    fn numbers_take_few_columns() {
         let cases = [
             (0.0, "0"),
             (0.25, "0.2"),
