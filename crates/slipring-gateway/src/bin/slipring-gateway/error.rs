@@ -57,9 +57,11 @@ impl fmt::Display for Failure {
     }
 }
 
-/// A name may hold a line break or an escape sequence, which must not steer the terminal.
+/// A name may hold a line break or an escape sequence, which must not steer the terminal, and characters
+/// that turn the direction of what follows.
 fn one_line(text: &str) -> String {
-    let escape = |c: char| match c.is_control() && c != '\t' {
+    let turns = |c| matches!(c, '\u{61C}' | '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
+    let escape = |c: char| match (c.is_control() || turns(c)) && c != '\t' {
         true => c.escape_default().to_string(),
         false => c.to_string(),
     };
@@ -75,4 +77,15 @@ pub(crate) fn say(message: impl fmt::Display) {
 pub(crate) fn print(text: &str) {
     let mut out = std::io::stdout();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_steers_a_terminal_or_turns_the_direction_is_escaped() {
+        let shown = one_line("a\tb\n\u{9b}2J\u{202e}c\u{2066}d\u{200f}\u{e9}");
+        assert_eq!(shown, "a\tb\\n\\u{9b}2J\\u{202e}c\\u{2066}d\\u{200f}\u{e9}");
+    }
 }
