@@ -1,5 +1,6 @@
 //! The metrics of a pool under the names that exporters give them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::histogram::Histogram;
@@ -88,9 +89,14 @@ const TABLE: [Row; 30] = [
         "Requests that have ended, by kind and outcome",
         FamilyKind::Counter,
         |role| {
-            let requests = role.requests.iter().map(|each| {
-                let outcome = ("outcome", each.outcome.name().to_owned());
-                (vec![("kind", each.kind_name.clone()), outcome], Value::Number(each.count))
+            // Two kinds can have one name.
+            let mut counts = BTreeMap::<_, u64>::new();
+            for each in &role.requests {
+                *counts.entry((&each.kind_name, each.outcome.name())).or_default() += each.count;
+            }
+            let requests = counts.into_iter().map(|((kind, outcome), count)| {
+                let labels = vec![("kind", kind.clone()), ("outcome", outcome.to_owned())];
+                (labels, Value::Number(count))
             });
             requests.collect()
         },
@@ -290,8 +296,21 @@ impl PoolMetrics {
 mod tests {
     use super::super::snapshot::{ChannelTotals, RequestCount, WorkerCounts};
     use super::*;
-    use crate::error::Overload;
+    use crate::error::{ErrorKind, Overload};
     use crate::pool::{Outcome, RecycleReason};
+
+    #[test]
+    fn kinds_of_the_same_name_are_one_metric() {
+        let failed = Outcome::Failed(ErrorKind::Timeout);
+        let requests = [(Outcome::Answered, 1), (failed, 2), (Outcome::Answered, 4), (failed, 8)];
+        let metrics = metrics_with(requests.map(|(how, count)| request(how, count)).into());
+        let families = metrics.families();
+        let counts = families[0].samples.iter().map(|sample| match sample.value {
+            Value::Number(count) => (sample.labels[2].1.as_str(), count),
+            _ => panic!("no counter"),
+        });
+        assert_eq!(counts.collect::<Vec<_>>(), [("ok", 5), ("timeout", 10)]);
+    }
 
     /// The table of the documentation, that of a family in each line.
     fn documented() -> Vec<String> {
@@ -299,13 +318,11 @@ mod tests {
         text.lines().filter(|line| line.starts_with("| `slipring_")).map(str::to_owned).collect()
     }
 
-    fn exported() -> Vec<String> {
-        let request = RequestCount {
-            kind: None,
-            kind_name: "echo".to_owned(),
-            outcome: Outcome::Answered,
-            count: 1,
-        };
+    fn request(outcome: Outcome, count: u64) -> RequestCount {
+        RequestCount { kind: None, kind_name: "echo".to_owned(), outcome, count }
+    }
+
+    fn metrics_with(requests: Vec<RequestCount>) -> PoolMetrics {
         let recycled = vec![(RecycleReason::Lifetime, 1)];
         let load = Overload {
             queued: 0,
@@ -316,7 +333,7 @@ mod tests {
         };
         let role = RoleMetrics {
             role: "one".to_owned(),
-            requests: vec![request],
+            requests,
             queue_times: Histogram::default(),
             service_times: Histogram::default(),
             resent_unbegun: 0,
@@ -327,7 +344,11 @@ mod tests {
             load,
             channels: ChannelTotals::default(),
         };
-        let metrics = PoolMetrics { roles: vec![role] };
+        PoolMetrics { roles: vec![role] }
+    }
+
+    fn exported() -> Vec<String> {
+        let metrics = metrics_with(vec![request(Outcome::Answered, 1)]);
         let line = |family: &Family<'_>| {
             let (name, unit) = (family.full_name(), family.unit());
             let kind = format!("{:?}", family.kind).to_lowercase();
