@@ -5,8 +5,8 @@ use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
-use slipring::ErrorKind;
 use slipring::backend::{Backend, BackendRequest, TraceContext};
+use slipring::{ErrorKind, Kind};
 use slipring_gateway::tls::{ClientTls, PemFiles};
 
 use super::gateway::{Dir, Gateway, PROGRAM, run, until_exists};
@@ -23,7 +23,12 @@ pub(crate) fn a_role_of_another_machine_is_called() {
 }
 
 pub(crate) fn a_kind_that_may_run_twice_is_sent_again() {
-    let (dir, options) = (Dir::new("twice"), ["--idempotent", "crash-once"]);
+    let by_number = format!("crash={}", CRASH_ONCE.code());
+    let options = ["--idempotent", "crash", "--kind", &by_number];
+    let (dir, gateway) = (Dir::new("twice"), Gateway::start(&options));
+    let reply = gateway.call(CRASH_ONCE, &dir.file("numbered")).unwrap();
+    assert_eq!(reply.text().unwrap(), "the second time");
+    let options = ["--idempotent", "crash-once"];
     let logs = ["--log-dir", dir.path()];
     let crashes = dir.file("crashes");
     let reports = ["--crash-reports", &crashes];
@@ -112,6 +117,7 @@ pub(crate) fn a_used_port_is_a_clear_error() {
 
 pub(crate) fn bad_options_are_errors_of_one_line() {
     let role = ["--role", "echo"];
+    let same = format!("a={}", Kind::named("b").code());
     for (args, said) in [
         (&[][..], "--role <NAME> is missing"),
         (&["--workers", "0"], "--workers takes a whole number from 1 to 4096, not '0'"),
@@ -122,6 +128,9 @@ pub(crate) fn bad_options_are_errors_of_one_line() {
         (&["--cert-name", "host"], "--make-certs"),
         (&["--idempotent", "-"], "--idempotent takes the name or the number"),
         (&["--idempotent", "0"], "0 is no number of a kind of request"),
+        (&["--kind", "a b=c"], "--kind takes the name of a kind, or NAME=NUMBER, not 'a b=c'"),
+        (&["--kind", "a=31"], "--kind: 31 is no number of a kind of request"),
+        (&["--idempotent", "b", "--kind", &same], "the kinds 'b' and 'a' have the same number"),
         (&["--drain-timeout", "soon"], "--drain-timeout takes seconds"),
         (&["--max-message", "1"], "--max-message takes a whole number from 1048576"),
         (&["--wokers", "1"], "did you mean '--workers'?"),
@@ -205,7 +214,9 @@ pub(crate) fn made_certificates_let_their_caller_in_and_no_other() {
 }
 
 pub(crate) fn metrics_and_requests_are_shown() {
-    let mut gateway = Gateway::start(&["--metrics", "0", "--log-requests"]);
+    let options = ["--metrics", "0", "--log-requests", "--idempotent", "echo"];
+    let names = ["--kind", "no-such-kind", "--kind", "a number=256"];
+    let mut gateway = Gateway::start(&[&options[..], &names].concat());
     let mut said = BufReader::new(gateway.process.stderr.take().unwrap()).lines();
     let mut line = || said.next().unwrap().unwrap();
     // What is logged of the workers may come before.
@@ -223,6 +234,9 @@ pub(crate) fn metrics_and_requests_are_shown() {
     let trace = TraceContext::new([1; 16], [2; 8], 1).unwrap();
     let request = BackendRequest::new(ECHO, "hello").trace(trace);
     gateway.wait(gateway.role.call(request, crate::LONG)).unwrap();
+    for kind in [Kind::named("no-such-kind"), Kind::app(0)] {
+        assert_eq!(gateway.call(kind, "").unwrap_err().kind(), ErrorKind::HandlerFailed);
+    }
     let logged = std::iter::repeat_with(&mut line).find(|line| line.contains("answered")).unwrap();
     let fields = [r#"role="echo""#, r#"outcome="ok""#, "trace_id=0101", "parent_id=0202"];
     assert!(fields.iter().all(|field| logged.contains(field)), "{logged}");
@@ -233,6 +247,9 @@ pub(crate) fn metrics_and_requests_are_shown() {
     for line in [
         r#"slipring_gateway_requests_total{role="echo",outcome="ok"} 1"#,
         r#"slipring_worker_starts_total{role="echo"} 1"#,
+        r#"slipring_requests_total{role="echo",kind="echo",outcome="ok"} 1"#,
+        r#"slipring_requests_total{role="echo",kind="no-such-kind",outcome="handler_failed"} 1"#,
+        r#"slipring_requests_total{role="echo",kind="a number",outcome="handler_failed"} 1"#,
         "# EOF",
     ] {
         assert!(text.lines().any(|each| each == line), "{line}: {text}");
@@ -250,9 +267,15 @@ pub(crate) fn help_names_every_option() {
     let output = run(&["--help"]);
     assert!(output.status.success());
     let help = String::from_utf8(output.stdout).unwrap();
-    for option in
-        ["--role", "--workers", "--listen", "--drain-timeout", "--idempotent", "Exit codes"]
-    {
+    for option in [
+        "--role",
+        "--workers",
+        "--listen",
+        "--drain-timeout",
+        "--idempotent",
+        "--kind",
+        "Exit codes",
+    ] {
         assert!(help.contains(option), "{option}: {help}");
     }
     let longest = help.lines().map(str::len).max();

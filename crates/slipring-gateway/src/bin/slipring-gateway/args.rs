@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use clap::Parser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use slipring::Kind;
 
 use crate::error::Failure;
+use crate::kinds::{Kinds, NamedKind, kinds, named_kind};
 
 const AFTER: &str = "\
 Examples:
@@ -89,6 +89,12 @@ pub(crate) struct Options {
     #[arg(long, value_name = "KIND", action = clap::ArgAction::Append, allow_hyphen_values = true,
           value_parser = kinds)]
     pub(crate) idempotent: Vec<Kinds>,
+    /// Name this kind of requests in metrics and crash reports, which have a number otherwise:
+    /// NAME for one that has that name, NAME=NUMBER for one that has none. May be given again. A
+    /// name that is given to --idempotent is known
+    #[arg(long, value_name = "NAME[=NUMBER]", action = clap::ArgAction::Append,
+          allow_hyphen_values = true, value_parser = named_kind)]
+    pub(crate) kind: Vec<NamedKind>,
     /// An IP address and a port, 0 for any that is free. May be given again
     #[arg(long, value_name = "ADDRESS", action = clap::ArgAction::Append,
           default_value = "127.0.0.1:7411", value_parser = address)]
@@ -144,10 +150,6 @@ pub(crate) struct Options {
     pub(crate) command: Vec<OsString>,
 }
 
-/// The kinds of one `--idempotent`.
-#[derive(Debug, Clone)]
-pub(crate) struct Kinds(pub(crate) Vec<Kind>);
-
 /// The result of parsing.
 pub(crate) enum Parsed {
     /// The text of `--help` or `--version`.
@@ -181,6 +183,7 @@ impl Options {
         if self.role.is_empty() {
             return Err(Failure::usage("--role <NAME> is missing"));
         }
+        self.kind_names()?;
         let is_tls = self.cert.is_some();
         if !self.allow_client.is_empty() && !is_tls {
             return Err(Failure::usage("--allow-client is of use only with --cert"));
@@ -245,28 +248,6 @@ fn metrics_address(text: &str) -> Result<SocketAddr, Failure> {
             "--metrics takes an IP address and a port, as 127.0.0.1:9464, or a port, not '{text}'"
         ))
     })
-}
-
-fn kinds(text: &str) -> Result<Kinds, Failure> {
-    let named = |same: Option<Kind>| Kinds([Kind::named(text)].into_iter().chain(same).collect());
-    if let Ok(code) = text.parse() {
-        let kind = Kind::from_request_code(code);
-        return kind.map(|kind| Kinds(vec![kind])).ok_or_else(|| {
-            Failure::usage(format!("--idempotent: {code} is no number of a kind of request"))
-        });
-    }
-    match text {
-        "embed" => Ok(named(Some(Kind::EMBED))),
-        "chat" => Ok(named(Some(Kind::CHAT))),
-        "rerank" => Ok(named(Some(Kind::RERANK))),
-        "vision" => Ok(named(Some(Kind::VISION))),
-        _ if text.is_empty() || text.starts_with(|c: char| c == '-' || c.is_ascii_digit()) => {
-            Err(Failure::usage(format!(
-                "--idempotent takes the name or the number of a kind, not '{text}'"
-            )))
-        }
-        _ => Ok(named(None)),
-    }
 }
 
 /// Returns a parser of whole numbers in this range.

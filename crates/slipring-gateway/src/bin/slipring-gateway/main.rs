@@ -9,6 +9,7 @@
 mod args;
 mod certificates;
 mod error;
+mod kinds;
 mod metrics;
 mod serve;
 mod signals;

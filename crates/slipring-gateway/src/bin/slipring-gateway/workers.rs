@@ -49,8 +49,9 @@ impl Workers {
             .concurrency(options.concurrency)
             .max_waiting(options.max_waiting)
             .on_tokio(Handle::current());
-        let kinds = options.idempotent.iter().flat_map(|kinds| kinds.0.iter().copied());
-        let role = kinds.fold(role, Role::idempotent);
+        let role = options.idempotent_kinds().fold(role, Role::idempotent);
+        let names = options.kind_names()?;
+        let role = names.into_iter().fold(role, |role, (kind, name)| role.kind_name(kind, name));
         let pool = Pool::builder().role(options.role.as_str(), role).build().map_err(refused)?;
         let (sender, events) = channel(64);
         let all = pool.events();
