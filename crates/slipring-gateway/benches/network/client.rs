@@ -72,7 +72,7 @@ impl Client {
     /// Asks for a stream of so many chunks. Returns the time for each.
     async fn stream(&mut self, len: usize, count: u64) -> Duration {
         let order = Order { count, len };
-        let mut expected = Expected { chunk: pattern(len, 0), came: 0 };
+        let mut expected = Expected { chunk: pattern(len, 0), came: 0, piece: [0; PIECE] };
         let began = Instant::now();
         match self {
             Self::Socket(client) => client.stream(order, |chunk| expected.check(chunk)).await,
@@ -99,7 +99,11 @@ async fn streamed(client: &RemoteRole, order: Order, expected: &mut Expected) {
 struct Expected {
     chunk: Vec<u8>,
     came: u64,
+    piece: [u8; PIECE],
 }
+
+/// How many bytes of a chunk are compared at a time.
+const PIECE: usize = 8 << 10;
 
 impl Expected {
     fn next(&mut self) -> &[u8] {
@@ -115,13 +119,13 @@ impl Expected {
     /// The same. Of a payload that may be in memory of others, bytes are copied to be looked at: few
     /// at a time, so that they stay in the cache.
     fn check_reply(&mut self, chunk: &Reply) {
-        let (payload, mut piece) = (chunk.payload(), [0; 8 << 10]);
-        let expected = self.next();
-        assert_eq!(payload.len(), expected.len());
-        for (at, expected) in expected.chunks(piece.len()).enumerate() {
-            let offset = at * piece.len();
-            payload.read_at(offset, &mut piece[..expected.len()]).unwrap();
-            assert!(piece[..expected.len()] == *expected, "another chunk than was asked for");
+        let payload = chunk.payload();
+        self.next();
+        assert_eq!(payload.len(), self.chunk.len());
+        for (at, expected) in self.chunk.chunks(PIECE).enumerate() {
+            let piece = &mut self.piece[..expected.len()];
+            payload.read_at(at * PIECE, piece).unwrap();
+            assert!(piece == expected, "another chunk than was asked for");
         }
     }
 }
