@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use slipring::backend::{BackendRequest, BoxChunks};
+use slipring::backend::BackendRequest;
 use slipring::{Error, ErrorKind, Reply, RequestStage, Result, StreamTimeout, StreamTimeouts};
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
@@ -16,7 +16,7 @@ use super::fleet::{Ending, GatewayId};
 use super::retry::{Fate, ending, fate};
 use super::role::Role;
 use super::shared::{Permit, Picked, Stage};
-use super::wire::{Connect, Wire as _};
+use super::wire::{BoxArriving, Connect, Wire as _};
 use crate::trace::span_of_attempt;
 
 /// How often a request may have come from one machine to another that is sent to one more. Gateways that
@@ -87,7 +87,7 @@ impl<C: Connect> Attempts<C> {
     pub(super) async fn open(
         mut self,
         mut limits: StreamLimits,
-    ) -> Result<(Self, StreamLimits, Permit<C>, BoxChunks)> {
+    ) -> Result<(Self, StreamLimits, Permit<C>, BoxArriving)> {
         loop {
             let queued = self.acquire(limits.waits_until()).await;
             let mut permit = queued.map_err(|error| errors::of_stream(error, limits.first()))?;

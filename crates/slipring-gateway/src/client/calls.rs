@@ -7,7 +7,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use prost::Message;
 use slipring::backend::BackendRequest;
 use slipring::{Error, Reply, RequestId, Result, StreamTimeout, StreamTimeouts};
 use tokio::time::{Instant, Sleep, sleep, timeout};
@@ -17,7 +16,7 @@ use super::exchange::{Asked, Exchange, HEAD};
 use super::patience::Patience;
 use crate::proto;
 use crate::wire::error::{empty_piece, malformed, not_whole, timed_out, too_large};
-use crate::wire::message::{Pieces, head_of};
+use crate::wire::message::{Pieces, head_of, reply_of};
 use crate::wire::spare::Buffer;
 
 /// How much longer than the gateway its caller waits, so that the gateway's own word on what has
@@ -95,7 +94,16 @@ impl Connection {
             let timeouts = timeouts.queue(left(timeouts.queue_timeout(), began));
             let patience = Patience::begin(timeouts, shared.limits.piece_timeout);
             let (id, whole) = (shared.next_id(), Whole::default());
-            Ok(Chunks { id, exchange, whole, end, total, patience, has_delivered: false })
+            Ok(Chunks {
+                id,
+                exchange,
+                whole,
+                end,
+                total,
+                patience,
+                has_delivered: false,
+                error: None,
+            })
         }
     }
 }
@@ -111,9 +119,28 @@ pub struct Chunks {
     total: Duration,
     patience: Patience,
     has_delivered: bool,
+    /// What is wrong with the next chunk.
+    error: Option<Error>,
 }
 
 impl Chunks {
+    /// Returns the next chunk, which is not the first, if it has come whole. `None` says nothing of what
+    /// comes next.
+    ///
+    /// This needs no runtime: to enter one takes as long as all the rest of a short chunk.
+    pub(super) fn take_arrived(&mut self) -> Option<Reply> {
+        if !self.has_delivered {
+            return None;
+        }
+        let message = self.exchange.take_arrived()?;
+        let chunk = self.whole.add(message, &self.exchange);
+        let chunk = chunk.unwrap_or_else(|error| {
+            self.error = Some(error);
+            None
+        });
+        Some(Reply::from_owner(self.id, chunk?))
+    }
+
     /// Ends the stream.
     fn give_up(&mut self) {
         (self.end, self.whole) = (None, Whole::default());
@@ -127,6 +154,10 @@ impl futures_core::Stream for Chunks {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
         loop {
+            if let Some(error) = this.error.take() {
+                this.give_up();
+                return Poll::Ready(Some(Err(error)));
+            }
             let Poll::Ready(message) = this.exchange.poll_message(context) else {
                 let end = this.end.as_mut().map(|end| end.as_mut().poll(context));
                 let peer = &this.exchange.shared().peer;
@@ -185,8 +216,8 @@ struct Whole {
 impl Whole {
     /// Adds a message. Returns the payload if it is whole now: that of one message without a copy.
     fn add(&mut self, message: Bytes, exchange: &Exchange) -> Result<Option<Bytes>> {
-        let proto::Reply { more, payload } = proto::Reply::decode(message)
-            .map_err(|error| malformed(&error, exchange.was_begun()))?;
+        let proto::Reply { more, payload } =
+            reply_of(message).map_err(|error| malformed(&error, exchange.was_begun()))?;
         if !more && self.open.is_none() {
             return Ok(Some(payload));
         }

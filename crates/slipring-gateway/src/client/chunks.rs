@@ -4,16 +4,16 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
-use slipring::backend::{BoxChunks, BoxFuture};
+use slipring::backend::BoxFuture;
 use slipring::{Reply, Result};
 
 use super::attempts::{Attempts, StreamLimits};
 use super::fleet::Ending;
 use super::shared::Permit;
-use super::wire::Connect;
+use super::wire::{Arriving, BoxArriving, Connect};
 
 /// A stream that was opened at a gateway.
-pub(super) type Opened<C> = (Attempts<C>, StreamLimits, Permit<C>, BoxChunks);
+pub(super) type Opened<C> = (Attempts<C>, StreamLimits, Permit<C>, BoxArriving);
 
 /// The chunks of a stream. Before the first one another gateway may take the request over.
 pub(super) struct Chunks<C: Connect> {
@@ -71,6 +71,15 @@ impl<C: Connect> Stream for Chunks<C> {
             }
             limits.note_attempt(attempts.request().progress().stage());
             this.state = State::Opening(Box::pin(attempts.open(limits)));
+        }
+    }
+}
+
+impl<C: Connect> Arriving for Chunks<C> {
+    fn take_arrived(mut self: Pin<&mut Self>) -> Option<Reply> {
+        match &mut self.state {
+            State::Open(opened) => opened.3.as_mut().take_arrived(),
+            _ => None,
         }
     }
 }

@@ -1,15 +1,17 @@
 //! Connections to gateways over TCP, for a remote role.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use slipring::backend::{BackendRequest, BoxChunks};
+use slipring::backend::BackendRequest;
 use slipring::{Error, Health, Reply, RequestId, Result, StreamTimeouts, WorkerState};
 
 use super::address::Address;
+use super::calls::Chunks;
 use super::connection::Connection;
 use super::control::Watching;
-use super::wire::{Connect, Statuses, Wire};
+use super::wire::{Arriving, BoxArriving, Connect, Statuses, Wire};
 use crate::proto::worker_report::Report;
 use crate::proto::{self, GatewayStatus};
 use crate::tls::{ClientTls, ExpectedName, Watched};
@@ -59,10 +61,10 @@ impl Wire for Connection {
         role: &Arc<str>,
         request: BackendRequest,
         timeouts: StreamTimeouts,
-    ) -> impl Future<Output = Result<BoxChunks>> + Send + 'static {
+    ) -> impl Future<Output = Result<BoxArriving>> + Send + 'static {
         let opened = Self::stream(self, role, request, timeouts);
         async move {
-            let chunks: BoxChunks = Box::pin(opened.await?);
+            let chunks: BoxArriving = Box::pin(opened.await?);
             Ok(chunks)
         }
     }
@@ -108,6 +110,12 @@ impl Wire for Connection {
 
     fn cut(&self) {
         self.close();
+    }
+}
+
+impl Arriving for Chunks {
+    fn take_arrived(mut self: Pin<&mut Self>) -> Option<Reply> {
+        Self::take_arrived(&mut self)
     }
 }
 

@@ -9,6 +9,8 @@ use slipring::backend::{BoxChunks, BoxFuture};
 use slipring::{Reply, Result};
 use tokio::runtime::Handle;
 
+use super::wire::Arriving;
+
 /// Polls a future as if the task that polls it ran on this runtime.
 pub(super) fn entered<T>(
     runtime: &Handle,
@@ -18,10 +20,7 @@ pub(super) fn entered<T>(
 }
 
 /// The same for the chunks of a stream.
-pub(super) fn entered_chunks(
-    runtime: &Handle,
-    chunks: impl Stream<Item = Result<Reply>> + Send + 'static,
-) -> BoxChunks {
+pub(super) fn entered_chunks(runtime: &Handle, chunks: impl Arriving + 'static) -> BoxChunks {
     Box::pin(Entered { runtime: runtime.clone(), inner: Box::pin(chunks) })
 }
 
@@ -40,11 +39,14 @@ impl<T: Future> Future for Entered<T> {
     }
 }
 
-impl<T: Stream> Stream for Entered<T> {
-    type Item = T::Item;
+impl<T: Arriving> Stream for Entered<T> {
+    type Item = Result<Reply>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<T::Item>> {
         let this = &mut *self;
+        if let Some(chunk) = this.inner.as_mut().take_arrived() {
+            return Poll::Ready(Some(Ok(chunk)));
+        }
         let _entered = this.runtime.enter();
         this.inner.as_mut().poll_next(context)
     }

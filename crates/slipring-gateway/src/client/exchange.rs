@@ -137,11 +137,21 @@ impl Exchange {
     pub(super) fn give_up(&mut self) {
         self.sending = None;
         self.receiving = Receiving::Over;
+        self.reader.clear();
     }
 
     /// Waits for the next message of the answer; `None` at its end.
     pub(super) async fn message(&mut self) -> Result<Option<Bytes>> {
         std::future::poll_fn(|context| self.poll_message(context)).await
+    }
+
+    /// Returns the next message if it lies in what has come, and other tasks need not have their turn.
+    pub(super) fn take_arrived(&mut self) -> Option<Bytes> {
+        if self.run == LONGEST_RUN {
+            return None;
+        }
+        self.run += 1;
+        self.reader.next_in_part()
     }
 
     pub(super) fn poll_message(

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_core::Stream;
-use slipring::backend::{BackendRequest, BoxChunks};
+use slipring::backend::BackendRequest;
 use slipring::{
     Error, ErrorKind, ErrorReport, Health, Reply, RequestId, RequestStage, Result, StreamTimeouts,
     WorkerState,
@@ -15,7 +15,7 @@ use slipring::{
 use tokio::sync::watch;
 
 use super::address::Address;
-use super::wire::{Connect, Statuses, Wire};
+use super::wire::{Arriving, BoxArriving, Connect, Statuses, Wire};
 use crate::proto::{GatewayStatus, RoleStatus};
 
 pub(super) const ROLE: &str = "echo";
@@ -312,7 +312,7 @@ impl Wire for FakeWire {
         _: &Arc<str>,
         request: BackendRequest,
         timeouts: StreamTimeouts,
-    ) -> impl Future<Output = Result<BoxChunks>> + Send + 'static {
+    ) -> impl Future<Output = Result<BoxArriving>> + Send + 'static {
         let wire = self.clone();
         async move {
             let act = wire.act(&request, timeouts.total_timeout()).await;
@@ -328,7 +328,7 @@ impl Wire for FakeWire {
                 }
                 Ok(_) => items.extend([Ok(wire.reply()), Ok(wire.reply())]),
             }
-            let chunks: BoxChunks = Box::pin(Items(items));
+            let chunks: BoxArriving = Box::pin(Items(items));
             Ok(chunks)
         }
     }
@@ -397,6 +397,8 @@ impl Statuses for FakeStatuses {
 }
 
 struct Items(VecDeque<Result<Reply>>);
+
+impl Arriving for Items {}
 
 impl Stream for Items {
     type Item = Result<Reply>;

@@ -1,5 +1,6 @@
 //! Gateways that say what none should.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -9,9 +10,12 @@ use h2::{RecvStream, SendStream};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use prost::Message;
 use slipring::backend::{Backend as _, BackendRequest};
-use slipring::{Error, ErrorKind, ErrorReport, Kind, RequestStage, StreamTimeout, StreamTimeouts};
+use slipring::{
+    Error, ErrorKind, ErrorReport, Kind, Reply, RequestStage, Result, StreamTimeout, StreamTimeouts,
+};
 use tokio::time::{sleep, timeout};
 
+use super::calls::Chunks;
 use super::connection::Connection;
 use super::{Discovery, RemoteRole};
 use crate::proto;
@@ -309,6 +313,58 @@ async fn other_tasks_have_their_turn_while_many_pieces_come() {
     let chunk = timeout(LONG, chunk).await.unwrap().unwrap().unwrap();
     assert_eq!(chunk.len(), PIECES);
     assert!(turns > PIECES / 1_000, "{turns} turns");
+}
+
+/// Answers with these messages, which come together. Returns the chunks once they are here, and the first.
+async fn come_together(messages: Vec<Vec<u8>>) -> (Pin<Box<Chunks>>, Bytes) {
+    let mut all: Option<Bytes> = Some(messages.iter().flat_map(|it| framed(it)).collect());
+    let connection = connected(move |_, respond| {
+        let mut stream = begin(respond);
+        stream.send_data(all.take().unwrap(), true).unwrap();
+        None
+    })
+    .await;
+    let stream = connection.stream("embed", request(), LONG.into()).await.unwrap();
+    let mut chunks = Box::pin(stream);
+    let first = next(&mut chunks).await.unwrap().unwrap();
+    (chunks, first.into())
+}
+
+async fn next(chunks: &mut Pin<Box<Chunks>>) -> Option<Result<Reply>> {
+    timeout(LONG, std::future::poll_fn(|context| chunks.as_mut().poll_next(context))).await.unwrap()
+}
+
+#[tokio::test]
+async fn chunks_that_have_come_are_there_in_order_and_then_what_is_wrong() {
+    let message = |more, payload: &'static str| {
+        proto::Reply { more, payload: payload.into() }.encode_to_vec()
+    };
+    let whole = |payload| message(false, payload);
+    let (begin, end, broken) = (message(true, "fou"), message(false, "rth"), vec![18, 200]);
+    let [first, second, third, fifth, last] =
+        ["first", "second", "third", "fifth", "last"].map(whole);
+    let messages = vec![first, second, third, begin, end, fifth, broken, last];
+    let (mut chunks, first) = come_together(messages).await;
+    assert_eq!(first, "first");
+    for expected in ["second", "third"] {
+        assert_eq!(chunks.take_arrived().unwrap().to_vec(), expected.as_bytes());
+    }
+    assert!(chunks.take_arrived().is_none(), "it is not whole");
+    assert_eq!(next(&mut chunks).await.unwrap().unwrap().to_vec(), b"fourth");
+    assert_eq!(chunks.take_arrived().unwrap().to_vec(), b"fifth");
+    assert!(chunks.take_arrived().is_none(), "it is broken");
+    assert_eq!(next(&mut chunks).await.unwrap().unwrap_err().kind(), ErrorKind::Protocol);
+    assert!(next(&mut chunks).await.is_none() && chunks.take_arrived().is_none());
+}
+
+#[tokio::test]
+async fn other_tasks_have_their_turn_while_chunks_are_there() {
+    let chunk = proto::Reply { more: false, payload: "a".into() }.encode_to_vec();
+    let (mut chunks, _) = come_together(vec![chunk; 2_000]).await;
+    let run = std::iter::from_fn(|| chunks.take_arrived()).count();
+    assert!((1..1_000).contains(&run), "{run}");
+    assert!(next(&mut chunks).await.unwrap().is_ok());
+    assert!(chunks.take_arrived().is_some());
 }
 
 #[tokio::test]

@@ -1,14 +1,27 @@
 //! What a role needs of a connection to a gateway, and of what makes connections.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use slipring::backend::{BackendRequest, BoxChunks};
+use futures_core::Stream;
+use slipring::backend::BackendRequest;
 use slipring::{Health, Reply, Result, StreamTimeouts};
 
 use super::address::Address;
 use crate::proto::GatewayStatus;
+
+/// Chunks that arrive.
+pub(super) trait Arriving: Stream<Item = Result<Reply>> + Send {
+    /// Returns the next chunk, which is not the first, if it has come whole. `None` says nothing of what
+    /// comes next.
+    fn take_arrived(self: Pin<&mut Self>) -> Option<Reply> {
+        None
+    }
+}
+
+pub(super) type BoxArriving = Pin<Box<dyn Arriving>>;
 
 /// One connection to a gateway.
 ///
@@ -34,7 +47,7 @@ pub(super) trait Wire: Send + Sync + 'static {
         role: &Arc<str>,
         request: BackendRequest,
         timeouts: StreamTimeouts,
-    ) -> impl Future<Output = Result<BoxChunks>> + Send + 'static;
+    ) -> impl Future<Output = Result<BoxArriving>> + Send + 'static;
 
     /// Asks for reports of the gateway: each call of the returned value waits for the next one.
     fn watch(&self) -> impl Future<Output = Result<impl Statuses>> + Send + 'static;

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
+use prost::encoding::decode_varint;
+use prost::{DecodeError, Message as _};
 use slipring::backend::BackendRequest;
 use slipring::pool::Priority;
 use slipring::{Kind, StreamTimeouts};
@@ -16,6 +18,8 @@ use crate::proto::{self, request};
 const OF_REQUEST: u32 = 9;
 /// The tag of the payload of a reply and of a chunk, which are the same on the wire.
 const OF_REPLY: u32 = 2;
+/// What stands before the length of that.
+const PAYLOAD_OF_REPLY: u8 = 2 << 3 | 2;
 
 /// A payload that is sent in pieces, or whole.
 #[derive(Debug)]
@@ -87,6 +91,20 @@ impl Iterator for Pieces {
             Frame::new(&proto::Reply { more, payload: Bytes::new() }, self.tag, payload)
         })
     }
+}
+
+/// Takes a reply or a chunk out of its message. Most have nothing but their payload: of these, no field is
+/// looked for.
+pub(crate) fn reply_of(mut message: Bytes) -> Result<proto::Reply, DecodeError> {
+    if let [PAYLOAD_OF_REPLY, rest @ ..] = &*message {
+        let mut payload = rest;
+        let len = decode_varint(&mut payload).ok().and_then(|len| usize::try_from(len).ok());
+        if len == Some(payload.len()) {
+            message.advance(message.len() - payload.len());
+            return Ok(proto::Reply { more: false, payload: message });
+        }
+    }
+    proto::Reply::decode(message)
 }
 
 /// Adds a chunk to a batch, if it is short. Returns whether it was.
@@ -165,4 +183,37 @@ pub(crate) fn timeouts_of(head: &proto::Request, total: Duration) -> StreamTimeo
 /// For ever, if it is more than 584 years.
 fn nanos(timeout: Duration) -> Option<u64> {
     Some(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_is_what_prost_finds_in_the_message() {
+        let mut messages = vec![Vec::new()];
+        for len in [0, 1, 127, 128, 40_000] {
+            for more in [false, true] {
+                let payload = Bytes::from(vec![7; len]);
+                messages.push(proto::Reply { more, payload }.encode_to_vec());
+            }
+        }
+        // Cut, with more behind it, and with its payload twice.
+        for message in messages.clone() {
+            messages.push(message[..message.len().saturating_sub(1)].to_vec());
+            messages.push([&message[..], &[8, 1]].concat());
+            messages.push([&message[..], &message[..]].concat());
+        }
+        messages.extend([
+            vec![18],
+            vec![18, 128],
+            vec![18, 255, 255],
+            [18; 12].to_vec(),
+            vec![26, 0],
+        ]);
+        for message in messages {
+            let expected = proto::Reply::decode(&*message);
+            assert_eq!(reply_of(message.clone().into()).ok(), expected.ok(), "{message:?}");
+        }
+    }
 }

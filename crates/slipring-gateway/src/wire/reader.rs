@@ -29,6 +29,11 @@ impl MessageReader {
         Self { part: Bytes::new(), open: None, max_message }
     }
 
+    /// Forgets what came.
+    pub(crate) fn clear(&mut self) {
+        *self = Self::new(self.max_message);
+    }
+
     /// Adds what came. All messages of before must have been taken.
     pub(crate) fn push(&mut self, part: Bytes) {
         debug_assert!(self.part.is_empty(), "the messages of before were taken");
@@ -40,19 +45,26 @@ impl MessageReader {
         self.part.is_empty() && self.open.is_none()
     }
 
+    /// Returns the next message if it lies in the part that was added last.
+    pub(crate) fn next_in_part(&mut self) -> Option<Bytes> {
+        let prefix = self.part.first_chunk::<PREFIX>().filter(|_| self.open.is_none())?;
+        let len = self.check(*prefix).ok().filter(|len| self.part.len() - PREFIX >= *len)?;
+        self.part.advance(PREFIX);
+        Some(self.part.split_to(len))
+    }
+
     /// Returns the next message, `None` if it is not whole yet.
     ///
     /// # Errors
     ///
     /// A status if it is compressed or too long.
     pub(crate) fn next(&mut self) -> Result<Option<Bytes>, Status> {
+        if let Some(message) = self.next_in_part() {
+            return Ok(Some(message));
+        }
         if self.open.is_none() {
             if let Some(prefix) = self.part.first_chunk::<PREFIX>() {
-                let len = self.check(*prefix)?;
-                if self.part.len() - PREFIX >= len {
-                    self.part.advance(PREFIX);
-                    return Ok(Some(self.part.split_to(len)));
-                }
+                self.check(*prefix)?;
             }
             if self.part.is_empty() {
                 return Ok(None);
