@@ -25,6 +25,8 @@ use crate::wire::message::{Pieces, add_short};
 pub(super) struct Answer {
     source: Source,
     pieces: Option<Pieces>,
+    /// Short chunks that are sent together.
+    batch: Batch,
     in_pieces: bool,
     caller: Arc<Caller>,
     record: Arc<Record>,
@@ -104,6 +106,7 @@ impl Answer {
         Self {
             source,
             pieces: None,
+            batch: Batch::default(),
             in_pieces,
             caller: Arc::clone(caller),
             record: Arc::clone(&in_flight.record),
@@ -191,7 +194,6 @@ impl Answer {
     }
 
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<HttpFrame<Frame>>> {
-        let mut batch = Batch::default();
         let data = |frame| Poll::Ready(Some(HttpFrame::data(frame)));
         loop {
             if let Some(frame) = self.pieces.as_mut().and_then(Pieces::next) {
@@ -205,7 +207,10 @@ impl Answer {
                     reply.ok()
                 }
                 Source::Streamed(chunks) => match chunks.as_mut().poll_next(context) {
-                    Poll::Pending => return batch.take().map_or(Poll::Pending, data),
+                    Poll::Pending => {
+                        let batch = std::mem::take(&mut self.batch).take();
+                        return batch.map_or(Poll::Pending, data);
+                    }
                     Poll::Ready(Some(Ok(chunk))) => Some(chunk),
                     Poll::Ready(end) => {
                         self.source = Source::Ended(end.and_then(Result::err));
@@ -228,12 +233,14 @@ impl Answer {
             // other requests, too.
             let reply = reply.map(Bytes::from);
             match reply {
-                Some(chunk) if add_short(&mut batch, &chunk) => self.record.note_sent(chunk.len()),
+                Some(chunk) if add_short(&mut self.batch, &chunk) => {
+                    self.record.note_sent(chunk.len())
+                }
                 Some(long) => self.send(long),
                 None => {}
             }
-            let goes_on = matches!(self.source, Source::Streamed(_)) && !batch.is_full();
-            if let Some(frame) = batch.take_unless(goes_on && self.pieces.is_none()) {
+            let goes_on = matches!(self.source, Source::Streamed(_)) && !self.batch.is_full();
+            if let Some(frame) = self.batch.take_unless(goes_on && self.pieces.is_none()) {
                 return data(frame);
             }
         }

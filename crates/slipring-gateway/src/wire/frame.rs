@@ -63,6 +63,8 @@ pub(crate) struct Batch(BytesMut);
 impl Batch {
     /// From this length on a batch is sent, also if more messages are there.
     const FULL: usize = 16 << 10;
+    /// No short message is longer.
+    const LONGEST: usize = COPIED + 64;
 
     /// Adds a message, if it is short. Returns whether it was.
     pub(crate) fn add(&mut self, head: &impl Message, tag: u32, payload: &[u8]) -> bool {
@@ -82,9 +84,15 @@ impl Batch {
         if goes_on { None } else { self.take() }
     }
 
-    /// Returns the messages; `None` if there are none.
+    /// Returns the messages; `None` if there are none. Behind a full batch there is most likely another,
+    /// whose memory need not grow.
     pub(crate) fn take(&mut self) -> Option<Frame> {
-        (!self.0.is_empty()).then(|| Frame::from(self.0.split().freeze()))
+        let next = match self.is_full() {
+            true => BytesMut::with_capacity(Self::FULL + Self::LONGEST),
+            false => BytesMut::new(),
+        };
+        let messages = std::mem::replace(&mut self.0, next);
+        (!messages.is_empty()).then(|| Frame::from(messages.freeze()))
     }
 }
 
@@ -151,5 +159,20 @@ mod tests {
                 assert_eq!(flat[PREFIX..], expected);
             }
         }
+    }
+
+    #[test]
+    fn a_full_batch_is_followed_by_one_that_need_not_grow() {
+        let (mut batch, message) = (Batch::default(), [7; COPIED]);
+        for round in 0..3 {
+            let place = batch.0.as_ptr();
+            while !batch.is_full() {
+                assert!(batch.add(&Reply::default(), 2, &message));
+            }
+            assert_eq!(round > 0, batch.0.as_ptr() == place);
+            let frame = flat(batch.take().unwrap());
+            assert_eq!(frame.len() % (COPIED + PREFIX + 3), 0);
+        }
+        assert!(batch.take().is_none() && batch.0.capacity() == 0, "none follows");
     }
 }
