@@ -100,6 +100,9 @@ pub struct BackendLoad {
     pub is_ready: bool,
     /// Whether it was told to end: it takes no request any more, and serves those that it has.
     pub is_draining: bool,
+    /// How often a request goes from one host to another until workers have it: 0 if they are on this
+    /// host.
+    pub hops: u32,
 }
 
 /// Something that can be called: the workers of one role, wherever they are.
@@ -118,6 +121,13 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 
     /// Returns how much it has to do. Cheap: for each request of a balancer.
     fn load(&self) -> BackendLoad;
+
+    /// Returns how much it has to do as far as a request can get there that comes from another host: a
+    /// gateway tells this. A backend that sends requests on to other hosts leaves out those workers to
+    /// which it sends only its own host's. The default is [`load`](Self::load).
+    fn load_for_hosts(&self) -> BackendLoad {
+        self.load()
+    }
 
     /// Waits until [`load`](Self::load) says that there is a place, or that requests are taken, which
     /// it has not said before: a change after the future was polled first. A place may be taken again

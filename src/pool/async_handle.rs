@@ -187,6 +187,11 @@ impl AsyncRoleHandle {
         self.0.overflow.as_ref()
     }
 
+    /// The same if the role has no workers of its own.
+    pub(super) fn others_alone(&self) -> Option<&Overflow> {
+        self.overflow().filter(|_| !self.0.has_workers)
+    }
+
     /// Completes when the role has a place that it had not.
     pub(super) fn room(&self) -> RoleRoom {
         RoleRoom::new(Arc::clone(&self.0))

@@ -16,18 +16,18 @@ impl Backend for AsyncRoleHandle {
     }
 
     fn load(&self) -> BackendLoad {
-        let load = Self::load(self);
-        BackendLoad {
-            places: load.places,
-            in_flight: load.in_flight,
-            queued: load.queued,
-            is_ready: load.is_ready,
-            is_draining: load.is_draining,
-        }
+        load_of(self, <dyn Backend>::load)
+    }
+
+    fn load_for_hosts(&self) -> BackendLoad {
+        load_of(self, <dyn Backend>::load_for_hosts)
     }
 
     fn load_changed(&self) -> BoxFuture<'static, ()> {
-        Box::pin(self.room())
+        match self.others_alone() {
+            Some(others) => others.backend().load_changed(),
+            None => Box::pin(self.room()),
+        }
     }
 
     fn call(
@@ -97,6 +97,20 @@ impl Backend for AsyncRoleHandle {
         let role = self.clone();
         Box::pin(async move { role.close_role(timeout).await })
     }
+}
+
+/// The load of a role, or that of others if it has no workers of its own.
+fn load_of(role: &AsyncRoleHandle, of_others: impl Fn(&dyn Backend) -> BackendLoad) -> BackendLoad {
+    let load = role.load();
+    let (is_ready, is_draining) = (load.is_ready, load.is_draining);
+    if let Some(others) = role.others_alone() {
+        let theirs = of_others(others.backend());
+        let (is_ready, is_draining) =
+            (is_ready && theirs.is_ready, is_draining || theirs.is_draining);
+        return BackendLoad { is_ready, is_draining, ..theirs };
+    }
+    let (places, in_flight, queued) = (load.places, load.in_flight, load.queued);
+    BackendLoad { places, in_flight, queued, is_ready, is_draining, hops: 0 }
 }
 
 /// The request as the pool takes it.

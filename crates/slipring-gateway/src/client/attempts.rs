@@ -21,7 +21,7 @@ use crate::trace::span_of_attempt;
 
 /// How often a request may have come from one machine to another that is sent to one more. Gateways that
 /// have no workers of their own, and send to each other, would never end.
-const MOST_HOPS: u32 = 8;
+pub(super) const MOST_HOPS: u32 = 8;
 
 /// The pauses of a request that all gateways have refused.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -151,7 +151,9 @@ impl<C: Connect> Attempts<C> {
     }
 
     fn pick(&self) -> Picked<C> {
-        self.role.shared.pick(self.request.chosen_key(), &self.tried)
+        // One that has come from another machine gets nearer to its workers with each, and does not go round.
+        let only_nearest = self.request.hop_count() > 0;
+        self.role.shared.pick(self.request.chosen_key(), only_nearest, &self.tried)
     }
 
     #[cold]

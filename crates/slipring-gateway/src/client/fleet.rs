@@ -91,6 +91,8 @@ pub(super) struct Report {
     pub(super) requests: usize,
     pub(super) is_ready: bool,
     pub(super) is_draining: bool,
+    /// How often a request goes on from there until workers have it.
+    pub(super) hops: u32,
 }
 
 /// How a request at a gateway ended, as far as that tells of the gateway.
@@ -152,6 +154,18 @@ pub(super) struct Totals {
     pub(super) queued: usize,
 }
 
+/// Which gateways a request may go to.
+#[derive(Debug, Clone, Copy)]
+struct Choice<'a> {
+    not_these: &'a [GatewayId],
+    /// How often it may go on from there.
+    farthest: u32,
+}
+
+impl Choice<'_> {
+    const ALL: Self = Self { not_these: &[], farthest: u32::MAX };
+}
+
 /// All gateways of one role.
 #[derive(Debug)]
 pub(super) struct Fleet<A> {
@@ -160,6 +174,7 @@ pub(super) struct Fleet<A> {
     slots: Vec<Slot<A>>,
     in_flight: usize,
     has_grown: bool,
+    is_other: bool,
 }
 
 #[derive(Debug)]
@@ -176,6 +191,7 @@ impl<A: Clone + Eq + Hash> Fleet<A> {
             slots: Vec::new(),
             in_flight: 0,
             has_grown: false,
+            is_other: false,
         }
     }
 
@@ -196,6 +212,7 @@ impl<A: Clone + Eq + Hash> Fleet<A> {
                 changes.push(Change::Connect(id, address.clone()));
             }
         }
+        self.is_other = true;
         self.keep_half(now);
         changes
     }
@@ -214,6 +231,7 @@ impl<A: Clone + Eq + Hash> Fleet<A> {
         let was_usable = gateway.is_usable(now);
         gateway.note_report(now, report);
         self.has_grown |= !was_usable && self.is_usable(now, connection.gateway);
+        self.is_other = true;
         self.keep_half(now);
     }
 
@@ -226,6 +244,7 @@ impl<A: Clone + Eq + Hash> Fleet<A> {
         gateway.forgive_if_clean(now, clean_period);
         gateway.link = Link::None;
         gateway.counts.disconnects += 1;
+        self.is_other = true;
         if was_used {
             self.note_error(now, connection.gateway);
         }
@@ -235,15 +254,18 @@ impl<A: Clone + Eq + Hash> Fleet<A> {
     /// Chooses a gateway for a request, except for these; [`Fleet::finish`] must follow.
     ///
     /// Among those that get requests it is one with the fewest requests for each of its places. With
-    /// a key it is the same gateway for the same key while that has a place.
+    /// a key it is the same gateway for the same key while that has a place. `only_nearest`: it is one from
+    /// which a request goes on least often.
     pub(super) fn pick(
         &mut self,
         now: u64,
         key: Option<u64>,
+        only_nearest: bool,
         not_these: &[GatewayId],
     ) -> Option<Grant> {
-        let by_key = key.and_then(|key| self.place_of_key(now, key, not_these));
-        let id = by_key.or_else(|| self.least_loaded(now, not_these))?;
+        let choice = self.choice(now, only_nearest, not_these);
+        let by_key = key.and_then(|key| self.place_of_key(now, key, choice));
+        let id = by_key.or_else(|| self.least_loaded(now, choice))?;
         let gateway = self.get_mut(id)?;
         gateway.in_flight += 1;
         gateway.counts.attempts += 1;
@@ -282,6 +304,11 @@ impl<A: Clone + Eq + Hash> Fleet<A> {
         std::mem::take(&mut self.has_grown)
     }
 
+    /// Whether a gateway has come, gone or reported since the last call.
+    pub(super) fn take_is_other(&mut self) -> bool {
+        std::mem::take(&mut self.is_other)
+    }
+
     /// When a gateway is used again that is not used now, if no request comes before.
     pub(super) fn next_return(&self, now: u64) -> Option<u64> {
         let ejected = self.listed().filter(|gateway| gateway.state(now) == GatewayState::Ejected);
@@ -301,12 +328,18 @@ impl<A: Clone + Eq + Hash> Fleet<A> {
 
     /// Whether a gateway could be chosen that is not among these.
     pub(super) fn has_usable(&self, now: u64, not_these: &[GatewayId]) -> bool {
-        self.usable(now, not_these).next().is_some()
+        let choice = Choice { not_these, farthest: u32::MAX };
+        self.usable(now, choice).next().is_some()
     }
 
-    pub(super) fn totals(&self, now: u64) -> Totals {
+    /// How often a request goes on from the nearest gateway; `None` if none gets requests.
+    pub(super) fn nearest(&self, now: u64) -> Option<u32> {
+        self.usable(now, Choice::ALL).map(|(_, gateway)| gateway.report.hops).min()
+    }
+
+    pub(super) fn totals(&self, now: u64, only_nearest: bool) -> Totals {
         let mut totals = Totals::default();
-        for (_, gateway) in self.usable(now, &[]) {
+        for (_, gateway) in self.usable(now, self.choice(now, only_nearest, &[])) {
             let (places, load) = (gateway.places(), gateway.load());
             totals.ready += 1;
             totals.places += places;
@@ -348,17 +381,22 @@ impl<A: Clone + Eq + Hash> Fleet<A> {
         gateways.map(of_one).collect()
     }
 
-    fn place_of_key(&self, now: u64, key: u64, not_these: &[GatewayId]) -> Option<GatewayId> {
-        let usable = self.usable(now, not_these);
+    fn choice<'a>(&self, now: u64, only_nearest: bool, not_these: &'a [GatewayId]) -> Choice<'a> {
+        let nearest = if only_nearest { self.nearest(now) } else { None };
+        Choice { not_these, farthest: nearest.unwrap_or(u32::MAX) }
+    }
+
+    fn place_of_key(&self, now: u64, key: u64, choice: Choice<'_>) -> Option<GatewayId> {
+        let usable = self.usable(now, choice);
         let (id, gateway) = usable.max_by_key(|(_, gateway)| gateway.rank_for(key))?;
         gateway.has_place(now, &self.limits).then_some(id)
     }
 
-    fn least_loaded(&mut self, now: u64, not_these: &[GatewayId]) -> Option<GatewayId> {
+    fn least_loaded(&mut self, now: u64, choice: Choice<'_>) -> Option<GatewayId> {
         let mut random = self.random.clone();
         let mut best: Option<(GatewayId, u128, u64)> = None;
         let mut tied = 0;
-        for (id, gateway) in self.usable(now, not_these) {
+        for (id, gateway) in self.usable(now, choice) {
             let (load, capacity) = (gateway.load_wide(), gateway.capacity(now, &self.limits));
             let order = match best {
                 None => Ordering::Less,
@@ -383,12 +421,15 @@ impl<A: Clone + Eq + Hash> Fleet<A> {
     fn usable<'a>(
         &'a self,
         now: u64,
-        not_these: &'a [GatewayId],
+        choice: Choice<'a>,
     ) -> impl Iterator<Item = (GatewayId, &'a Gateway<A>)> {
         let all = self.slots.iter().enumerate().filter_map(|(slot, at)| {
             Some((GatewayId { slot, incarnation: at.incarnation }, at.gateway.as_ref()?))
         });
-        all.filter(move |(id, gateway)| gateway.is_usable(now) && !not_these.contains(id))
+        all.filter(move |(id, gateway)| {
+            let is_near = gateway.report.hops <= choice.farthest;
+            is_near && gateway.is_usable(now) && !choice.not_these.contains(id)
+        })
     }
 
     fn listed(&self) -> impl Iterator<Item = &Gateway<A>> {

@@ -165,6 +165,7 @@ async fn counts_of_a_gateway_that_overflow_are_cut() {
             queued: u64::MAX,
             is_ready: true,
             is_draining: false,
+            hops: 0,
         }],
     };
     let message = status.encode_to_vec();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::address::Address;
+use super::attempts::MOST_HOPS;
 use super::fleet::{ConnectionId, GatewayId, Report};
 use super::random::Random;
 use super::shared::Shared;
@@ -94,8 +95,10 @@ fn report(role: &str, status: &GatewayStatus) -> Report {
     Report {
         places: count(of_role.places),
         requests: count(of_role.in_flight.saturating_add(of_role.queued)),
-        is_ready: of_role.is_ready,
+        // Gateways that have no workers, and find each other, say that they are further with each report.
+        is_ready: of_role.is_ready && of_role.hops < MOST_HOPS,
         is_draining: status.is_draining || of_role.is_draining,
+        hops: of_role.hops,
     }
 }
 

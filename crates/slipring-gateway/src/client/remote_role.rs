@@ -245,7 +245,11 @@ impl Backend for RemoteRole {
     }
 
     fn load(&self) -> BackendLoad {
-        self.0.shared.load()
+        self.0.shared.load(false)
+    }
+
+    fn load_for_hosts(&self) -> BackendLoad {
+        self.0.shared.load(true)
     }
 
     fn load_changed(&self) -> BoxFuture<'static, ()> {

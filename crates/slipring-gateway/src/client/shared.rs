@@ -54,6 +54,8 @@ struct State<W> {
     counts: Counts,
     /// It is to be told that a gateway has a place.
     is_watched: bool,
+    /// How far the nearest workers were.
+    hops: Option<u32>,
     stage: Stage,
     /// The last thing that went wrong.
     problem: Option<String>,
@@ -113,6 +115,7 @@ impl<C: Connect> Shared<C> {
                 waiting: 0,
                 counts: Counts::default(),
                 is_watched: false,
+                hops: None,
                 stage: Stage::Open,
                 problem: None,
             }),
@@ -142,13 +145,13 @@ impl<C: Connect> Shared<C> {
     }
 
     /// Changes the fleet, and wakes requests that wait if one more gateway takes some, and others that
-    /// watch for a place if there is one.
+    /// watch for a place if there is one, or if no gateway takes requests any more, or those are further.
     fn change<R>(&self, change: impl FnOnce(&mut State<C::Wire>, u64) -> R) -> R {
         let now = self.now();
         let mut state = self.lock();
         let result = change(&mut state, now);
         let has_grown = state.fleet.take_has_grown() && state.waiting > 0;
-        let has_room = state.is_watched && state.has_room(now);
+        let has_room = state.is_watched && (state.has_moved(now) || state.has_room(now));
         if has_room {
             state.is_watched = false;
         }
@@ -249,13 +252,18 @@ impl<C: Connect> Shared<C> {
         }
     }
 
-    pub(super) fn pick(self: &Arc<Self>, key: Option<u64>, tried: &[GatewayId]) -> Picked<C> {
+    pub(super) fn pick(
+        self: &Arc<Self>,
+        key: Option<u64>,
+        only_nearest: bool,
+        tried: &[GatewayId],
+    ) -> Picked<C> {
         let now = self.now();
         let mut state = self.lock();
         if state.stage == Stage::Closed {
             return Picked::Closed;
         }
-        if let Some(grant) = state.fleet.pick(now, key, tried) {
+        if let Some(grant) = state.fleet.pick(now, key, only_nearest, tried) {
             let found = state.wires.get(&grant.connection.gateway);
             if let Some((_, wire)) = found.filter(|(connection, _)| *connection == grant.connection)
             {
@@ -326,16 +334,18 @@ impl<C: Connect> Shared<C> {
         told.await;
     }
 
-    pub(super) fn load(&self) -> BackendLoad {
+    /// `only_nearest`: of the gateways to which requests of other machines go.
+    pub(super) fn load(&self, only_nearest: bool) -> BackendLoad {
         let now = self.now();
         let state = self.lock();
-        let totals = state.fleet.totals(now);
+        let totals = state.fleet.totals(now, only_nearest);
         let mut load = BackendLoad::default();
         load.places = totals.places;
         load.in_flight = totals.in_flight;
         load.queued = totals.queued + state.waiting;
         load.is_ready = totals.ready > 0 && state.stage == Stage::Open;
         load.is_draining = state.stage != Stage::Open;
+        load.hops = state.fleet.nearest(now).map_or(1, |hops| hops.saturating_add(1));
         load
     }
 
@@ -395,8 +405,17 @@ impl<C: Connect> Shared<C> {
 }
 
 impl<W> State<W> {
+    /// Whether the nearest workers are further or nearer than when this was called last.
+    fn has_moved(&mut self, now: u64) -> bool {
+        if !self.fleet.take_is_other() {
+            return false;
+        }
+        let hops = self.fleet.nearest(now);
+        std::mem::replace(&mut self.hops, hops) != hops
+    }
+
     fn has_room(&self, now: u64) -> bool {
-        let totals = self.fleet.totals(now);
+        let totals = self.fleet.totals(now, false);
         let is_open = totals.ready > 0 && self.stage == Stage::Open;
         is_open && totals.in_flight + totals.queued + self.waiting < totals.places
     }

@@ -67,7 +67,7 @@ fn state(role: &Role<Net>, address: &str) -> GatewayState {
 
 /// A key of the gateway at `a:1`, which so is chosen first.
 fn key_of_first(role: &Role<Net>) -> u64 {
-    let first = |key| match role.shared.pick(Some(key), &[]) {
+    let first = |key| match role.shared.pick(Some(key), false, &[]) {
         super::shared::Picked::Has(permit) => permit.wire.address() == "a:1",
         _ => false,
     };
@@ -283,7 +283,7 @@ async fn a_request_waits_for_the_first_gateway_until_its_deadline() {
     assert_eq!((error.kind(), began.elapsed()), (ErrorKind::Disconnected, 3 * SECOND));
     let waits = tokio::spawn(role.call(early.clone(), MINUTE));
     sleep(10 * SECOND).await;
-    assert_eq!(role.shared.load().queued, 1);
+    assert_eq!(role.shared.load(false).queued, 1);
     let started = Instant::now();
     net.start("a:1");
     assert_eq!(waits.await.unwrap().unwrap().text().unwrap(), "a:1");
@@ -420,7 +420,7 @@ async fn a_place_that_comes_is_told_to_those_that_watch() {
     sleep(SECOND).await;
     let call = || tokio::spawn(role.call(BackendRequest::new(KIND, "text"), MINUTE * 9));
     let watch = || tokio::spawn(Arc::clone(&role.shared).load_changed());
-    let is_full = || role.shared.load().in_flight == role.shared.load().places;
+    let is_full = || role.shared.load(false).in_flight == role.shared.load(false).places;
     let (first, _second) = (call(), call());
     sleep(SECOND).await;
     let told = watch();
@@ -443,7 +443,7 @@ async fn a_place_that_comes_is_told_to_those_that_watch() {
     sleep(SECOND).await;
     let told = watch();
     sleep(SECOND).await;
-    assert!(is_full() && !told.is_finished(), "{:?}", role.shared.load());
+    assert!(is_full() && !told.is_finished(), "{:?}", role.shared.load(false));
     net.start("b:1");
     timeout(MINUTE, told).await.unwrap().unwrap();
 }
@@ -458,7 +458,7 @@ async fn a_close_waits_for_requests_and_cuts_what_is_left() {
     sleep(Duration::from_millis(1)).await;
     let error = role.call(BackendRequest::new(KIND, "text"), SECOND).await.unwrap_err();
     assert_eq!((error.kind(), error.was_begun()), (ErrorKind::Closed, Some(false)));
-    assert!(!role.shared.load().is_ready && role.shared.load().is_draining);
+    assert!(!role.shared.load(false).is_ready && role.shared.load(false).is_draining);
     closing.await.unwrap().unwrap();
     assert!(slow.await.unwrap().is_ok());
     role.close(SECOND).await.unwrap();
@@ -495,7 +495,7 @@ async fn workers_of_all_gateways_are_asked_and_aborted() {
     let (net, role) = pair().await;
     net.set_places("a:1", 4);
     sleep(Duration::from_millis(1)).await;
-    let load = role.shared.load();
+    let load = role.shared.load(false);
     assert_eq!((load.places, load.in_flight, load.queued, load.is_ready), (12, 0, 0, true));
     assert_eq!(role.ping(SECOND).await.into_iter().filter(Result::is_ok).count(), 2);
     role.set_abort(true);

@@ -114,6 +114,10 @@ pub struct RoleStatus {
     /// Whether it ends, and takes no more requests.
     #[prost(bool, tag = "6")]
     pub is_draining: bool,
+    /// How often a request goes on from one machine to another until workers have it. 0: they are on the
+    /// gateway's own.
+    #[prost(uint32, tag = "7")]
+    pub hops: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PingRequest {

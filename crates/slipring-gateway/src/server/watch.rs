@@ -1,11 +1,13 @@
 //! What the gateway serves and how full it is, told again and again.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use slipring::backend::BoxFuture;
 use tokio::time::{Instant, sleep_until};
 
 use super::{Shared, Stage};
@@ -57,6 +59,7 @@ impl Teller {
             tokio::pin!(stirred);
             // Before it looks, so that no change is missed.
             stirred.as_mut().enable();
+            let mut elsewhere = Elsewhere::begin(&shared, self.told.as_ref()).await;
             if *shared.stage.borrow() == Stage::Over {
                 return None;
             }
@@ -73,6 +76,7 @@ impl Teller {
             if shared.in_flight.load(Ordering::SeqCst) == 0 && status.roles.iter().all(is_idle) {
                 tokio::select! {
                     () = stirred => {}
+                    () = &mut elsewhere => {}
                     () = sleep_until(at + LONGEST) => {}
                 }
             }
@@ -80,11 +84,50 @@ impl Teller {
     }
 }
 
+/// Completes when workers of other machines take requests that took none, or take none any more. The
+/// gateways that these go through tell each other at once, so that a chain of them does not take seconds.
+struct Elsewhere {
+    changes: Vec<BoxFuture<'static, ()>>,
+    has_changed: bool,
+}
+
+impl Elsewhere {
+    /// Looks out for changes from now on, of what was told last.
+    async fn begin(shared: &Shared, told: Option<&(GatewayStatus, Instant)>) -> Self {
+        let roles = told.iter().flat_map(|(status, _)| &status.roles).filter(|role| role.hops > 0);
+        let backends = roles.filter_map(|role| shared.roles.get(&role.role));
+        let changes = backends.map(|backend| backend.load_changed()).collect();
+        let mut this = Self { changes, has_changed: false };
+        poll_fn(|context| {
+            this.look(context);
+            Poll::Ready(())
+        })
+        .await;
+        this
+    }
+
+    fn look(&mut self, context: &mut Context<'_>) {
+        let mut changes = self.changes.iter_mut();
+        self.has_changed |= changes.any(|change| change.as_mut().poll(context).is_ready());
+    }
+}
+
+impl Future for Elsewhere {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if !self.has_changed {
+            self.look(context);
+        }
+        if self.has_changed { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
 impl Shared {
     fn status(&self) -> GatewayStatus {
         let is_draining = self.is_draining();
         let roles = self.roles.iter().map(|(role, backend)| {
-            let load = backend.load();
+            let load = backend.load_for_hosts();
             RoleStatus {
                 role: role.clone(),
                 places: as_u64(load.places),
@@ -92,6 +135,7 @@ impl Shared {
                 queued: as_u64(load.queued),
                 is_ready: load.is_ready && !is_draining,
                 is_draining: load.is_draining || is_draining,
+                hops: load.hops,
             }
         });
         GatewayStatus { host: self.host.clone(), is_draining, roles: roles.collect() }

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use slipring::ErrorKind;
 use slipring::backend::{Backend, BackendRequest};
-use slipring::pool::{AsyncRoleHandle, Pool};
+use slipring::pool::{AsyncRoleHandle, Pool, Role};
 use slipring_gateway::server::Gateway;
-use slipring_gateway::{Discovery, RemoteRole};
+use slipring_gateway::{Discovery, GatewayState, RemoteRole};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -63,27 +63,107 @@ async fn full_roles_that_overflow_to_each_other_pass_no_request_round() {
     assert_eq!(first.overflow.metrics().requests, 1);
 }
 
-#[tokio::test]
-async fn gateways_without_workers_pass_no_request_round() {
+/// A machine without workers of its own, which passes requests on.
+struct Relay {
+    role: RemoteRole,
+    addresses: Addresses,
+    address: String,
+    _pool: Pool,
+}
+
+impl Relay {
+    async fn new(name: &str) -> Self {
+        let (listener, address) = listen().await;
+        let addresses = Addresses::new(name, &[]);
+        let role = RemoteRole::builder("echo", Discovery::file(&addresses.0)).build().unwrap();
+        let of_pool = Role::elsewhere(Arc::new(role.clone()));
+        let pool = Pool::builder().role("echo", of_pool).build().unwrap();
+        let backend = Arc::new(pool.role("echo").unwrap().to_async());
+        let gateway = Gateway::builder().role(backend).build();
+        tokio::spawn(async move { gateway.serve(listener).await });
+        Self { role, addresses, address, _pool: pool }
+    }
+
+    /// Passes requests on to these.
+    fn to(&self, others: &[&str]) {
+        self.addresses.set_lines(&others.iter().map(|&other| other.to_owned()).collect::<Vec<_>>());
+    }
+
+    /// How many requests it has sent to another one.
+    fn sent_to(&self, other: &str) -> u64 {
+        let gateways = self.role.metrics().gateways.into_iter();
+        gateways.filter(|gateway| gateway.address == other).map(|gateway| gateway.attempts).sum()
+    }
+}
+
+async fn call(role: &RemoteRole) -> slipring::Result<slipring::Reply> {
+    role.call(BackendRequest::new(ECHO, ""), LONG).await
+}
+
+/// So many machines without workers, each of which sends to the next one, and at first to a worker's.
+async fn ring(count: usize) {
     let rig = Rig::start(|gateway| gateway).await;
-    let (listener, address) = listen().await;
-    let addresses = Addresses::new("round", &[&rig]);
-    let set = |lines: String| {
-        let new = addresses.0.with_extension("new");
-        std::fs::write(&new, lines).unwrap();
-        std::fs::rename(&new, &addresses.0).unwrap();
+    let worker = rig.address.to_string();
+    let mut relays = Vec::new();
+    for at in 0..count {
+        relays.push(Relay::new(&format!("ring-{count}-{at}")).await);
+    }
+    let set = |worker: Option<&str>| {
+        for (relay, next) in relays.iter().zip(relays.iter().cycle().skip(1)) {
+            relay.to(&worker.into_iter().chain([&*next.address]).collect::<Vec<_>>());
+        }
     };
-    set(format!("{}\n{address}", rig.address));
-    let role = RemoteRole::builder("echo", Discovery::file(&addresses.0)).build().unwrap();
-    let gateway = Gateway::builder().role(Arc::new(role.clone())).build();
-    tokio::spawn(async move { gateway.serve(listener).await });
-    // It takes requests, since the other one does.
-    let places = || role.gateways().into_iter().map(|it| (it.address, it.places > 0));
-    until(|| places().any(|it| it == (address.clone(), true))).await;
-    // It says so of itself then.
-    set(address.clone());
-    until(|| role.gateways().len() == 1).await;
-    let error = role.call(BackendRequest::new(ECHO, ""), LONG).await.unwrap_err();
+    let are_ready = |ready| relays.iter().all(|relay| relay.role.load().is_ready == ready);
+    let has_next = |relay: &Relay, next: &Relay| {
+        let mut gateways = relay.role.gateways().into_iter();
+        gateways.any(|it| it.address == next.address && it.state == GatewayState::Ready)
+    };
+    for _ in 0..2 {
+        set(Some(&worker));
+        // All take requests, and so say to each other that they do.
+        let mut pairs = relays.iter().zip(relays.iter().cycle().skip(1));
+        until(|| pairs.clone().all(|(relay, next)| has_next(relay, next))).await;
+        for (relay, next) in pairs.by_ref() {
+            call(&relay.role).await.unwrap();
+            assert!(relay.role.load().hops == 1 && has_next(relay, next));
+        }
+        set(None);
+        until(|| are_ready(false)).await;
+    }
+}
+
+#[tokio::test]
+async fn machines_without_workers_do_not_call_each_other_ready() {
+    tokio::join!(ring(1), ring(2), ring(3));
+}
+
+#[tokio::test]
+async fn a_request_gets_nearer_to_its_workers_with_each_machine() {
+    let rig = Rig::start(|gateway| gateway).await;
+    let (first, second) = (Relay::new("first").await, Relay::new("second").await);
+    first.to(&[&rig.address.to_string(), &second.address]);
+    second.to(&[&rig.address.to_string(), &first.address]);
+    let host = RemoteRole::builder("echo", Discovery::list([first.address.clone()]));
+    let host = host.build().unwrap();
+    // Two of the workers, and the same two by the other one: what it tells of itself is the workers' alone.
+    until(|| [&first, &second].iter().all(|it| it.role.load().places == 4)).await;
+    until(|| host.load().places == 2).await;
+    assert_eq!((first.role.load().hops, host.load().hops), (1, 2));
+    for _ in 0..50 {
+        call(&host).await.unwrap();
+    }
+    assert_eq!((first.sent_to(&second.address), second.sent_to(&first.address)), (0, 0));
+    assert_eq!([&first, &second].map(|it| it.role.load().places), [4, 4]);
+}
+
+#[tokio::test]
+async fn a_request_that_has_come_by_many_machines_goes_no_further() {
+    let rig = Rig::start(|gateway| gateway).await;
+    let gateways = Discovery::list([rig.address.to_string()]);
+    let role = RemoteRole::builder("echo", gateways).build().unwrap();
+    let asked = |hops| role.call(BackendRequest::new(ECHO, "").hops(hops), LONG);
+    asked(7).await.unwrap();
+    let error = asked(8).await.unwrap_err();
     assert_eq!((error.kind(), error.was_begun()), (ErrorKind::Unsupported, Some(false)), "{error}");
     assert!(error.to_string().contains("come by 8 machines"), "{error}");
 }

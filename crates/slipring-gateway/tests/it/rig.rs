@@ -84,6 +84,10 @@ impl Addresses {
 
     pub fn set(&self, gateways: &[&Rig]) {
         let lines: Vec<_> = gateways.iter().map(|rig| rig.address.to_string()).collect();
+        self.set_lines(&lines);
+    }
+
+    pub fn set_lines(&self, lines: &[String]) {
         let new = self.0.with_extension("new");
         std::fs::write(&new, lines.join("\n")).unwrap();
         std::fs::rename(&new, &self.0).unwrap();

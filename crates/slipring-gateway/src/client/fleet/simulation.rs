@@ -115,6 +115,7 @@ impl World {
             requests: self.random.below(9) as usize,
             is_ready: self.random.below(5) > 0,
             is_draining: self.random.below(8) == 0,
+            hops: u32::try_from(self.random.below(3)).unwrap(),
         };
         let truth = self.truths.get_mut(&id).unwrap();
         self.fleet.note_status(self.now, truth.connection.unwrap(), report);
@@ -150,8 +151,12 @@ impl World {
             vec![]
         };
         let fit: Vec<_> = self.truths.keys().copied().filter(|id| self.serves(*id)).collect();
-        let fit: Vec<_> = fit.into_iter().filter(|id| !not_this.contains(id)).collect();
-        let picked = self.fleet.pick(self.now, key, &not_this);
+        let only_nearest = self.random.below(2) == 0;
+        let hops = |id: &GatewayId| self.truths[id].report.unwrap().hops;
+        let nearest = fit.iter().map(hops).min();
+        let fit = fit.iter().copied().filter(|id| !only_nearest || Some(hops(id)) == nearest);
+        let fit: Vec<_> = fit.filter(|id| !not_this.contains(id)).collect();
+        let picked = self.fleet.pick(self.now, key, only_nearest, &not_this);
         assert_eq!(picked.is_some(), !fit.is_empty(), "seed {}", self.seed);
         let Some(picked) = picked else { return };
         assert!(fit.contains(&picked.connection.gateway), "seed {}: {picked:?}", self.seed);
@@ -189,7 +194,7 @@ impl World {
         let count = |wanted| states.iter().filter(|(_, state, ..)| *state == wanted).count();
         let (ejected, ready) = (count(GatewayState::Ejected), count(GatewayState::Ready));
         assert!(ejected <= ready, "seed {}: {states:?}", self.seed);
-        assert_eq!(self.fleet.totals(self.now).ready, ready);
+        assert_eq!(self.fleet.totals(self.now, false).ready, ready);
     }
 }
 
@@ -221,7 +226,7 @@ fn gateways_of_several_clients_get_their_shares() {
                         places: *places,
                         requests: loads[at],
                         is_ready: true,
-                        is_draining: false,
+                        ..Report::default()
                     };
                     client.fleet.note_status(now, client.gateways[at], report);
                 }
@@ -230,7 +235,7 @@ fn gateways_of_several_clients_get_their_shares() {
         let client = &mut clients[random.below(4) as usize];
         // A dozen requests of 14 places are in flight.
         if loads.iter().sum::<usize>() < 12 {
-            let picked = client.fleet.pick(now, None, &[]).unwrap();
+            let picked = client.fleet.pick(now, None, false, &[]).unwrap();
             let at =
                 client.gateways.iter().position(|gateway| *gateway == picked.connection).unwrap();
             client.granted.push((at, picked));

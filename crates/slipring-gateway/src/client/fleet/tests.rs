@@ -10,7 +10,7 @@ fn limits() -> FleetLimits {
 }
 
 fn report(places: usize, requests: usize) -> Report {
-    Report { places, requests, is_ready: true, is_draining: false }
+    Report { places, requests, is_ready: true, ..Report::default() }
 }
 
 /// A fleet of gateways that have so many places, all ready since 0.
@@ -37,7 +37,7 @@ fn state(fleet: &Fleet<usize>, now: u64, address: usize) -> GatewayState {
 fn fail(fleet: &mut Fleet<usize>, now: u64, connection: ConnectionId, times: usize) {
     let others: Vec<_> = fleet.ids().into_iter().filter(|id| *id != connection.gateway).collect();
     for _ in 0..times {
-        let Some(picked) = fleet.pick(now, None, &others) else { return };
+        let Some(picked) = fleet.pick(now, None, false, &others) else { return };
         fleet.finish(now, picked, Ending::Failed);
     }
 }
@@ -47,16 +47,16 @@ fn requests_spread_by_places_and_by_what_others_send() {
     let (mut fleet, connections) = fleet(limits(), &[1, 2, 5]);
     let mut counts = HashMap::new();
     for _ in 0..80 {
-        *counts.entry(fleet.pick(0, None, &[]).unwrap().connection).or_insert(0) += 1;
+        *counts.entry(fleet.pick(0, None, false, &[]).unwrap().connection).or_insert(0) += 1;
     }
     assert_eq!(connections.iter().map(|at| counts[at]).collect::<Vec<_>>(), [10, 20, 50]);
     // The first reports 40 requests, 10 of them this client's: it is the fullest by far.
     fleet.note_status(0, connections[0], report(1, 40));
     for _ in 0..70 {
-        assert_ne!(fleet.pick(0, None, &[]).unwrap().connection, connections[0]);
+        assert_ne!(fleet.pick(0, None, false, &[]).unwrap().connection, connections[0]);
     }
-    assert_eq!((fleet.in_flight(), fleet.totals(0).in_flight), (150, 8));
-    assert_eq!(fleet.totals(0).queued, 150 + 30 - 8);
+    assert_eq!((fleet.in_flight(), fleet.totals(0, false).in_flight), (150, 8));
+    assert_eq!(fleet.totals(0, false).queued, 150 + 30 - 8);
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn equals_are_chosen_at_random_by_their_places() {
     let (mut fleet, connections) = fleet(limits(), &[1, 1, 2]);
     let mut counts = HashMap::new();
     for _ in 0..4000 {
-        let picked = fleet.pick(0, None, &[]).unwrap();
+        let picked = fleet.pick(0, None, false, &[]).unwrap();
         fleet.finish(0, picked, Ending::Answered);
         *counts.entry(picked.connection).or_insert(0_i32) += 1;
     }
@@ -82,7 +82,7 @@ fn a_new_gateway_gets_a_growing_share() {
     let new = fleet.note_connected(id).unwrap();
     let share = |fleet: &mut Fleet<usize>, now| {
         fleet.note_status(now, new, report(8, 0));
-        let picked: Vec<_> = (0..300).map(|_| fleet.pick(now, None, &[]).unwrap()).collect();
+        let picked: Vec<_> = (0..300).map(|_| fleet.pick(now, None, false, &[]).unwrap()).collect();
         let count = picked.iter().filter(|at| at.connection == new).count();
         picked.into_iter().for_each(|at| fleet.finish(now, at, Ending::Answered));
         count
@@ -96,7 +96,8 @@ fn a_new_gateway_gets_a_growing_share() {
     assert_eq!(state(&fleet, 20 * SECOND, 0), GatewayState::Connecting);
     let again = fleet.note_connected(connections[0].gateway).unwrap();
     fleet.note_status(20 * SECOND, again, report(8, 0));
-    let picked: Vec<_> = (0..170).map(|_| fleet.pick(20 * SECOND, None, &[]).unwrap()).collect();
+    let picked: Vec<_> =
+        (0..170).map(|_| fleet.pick(20 * SECOND, None, false, &[]).unwrap()).collect();
     assert_eq!(picked.iter().filter(|at| at.connection == again).count(), 10);
 }
 
@@ -105,7 +106,7 @@ fn a_key_stays_with_its_gateway_while_that_has_a_place() {
     let (mut fleet, _) = fleet(limits(), &[2, 2, 2, 2]);
     let mut counts = HashMap::new();
     for key in 0..1000 {
-        let grants = [(); 3].map(|()| fleet.pick(0, Some(key), &[]).unwrap());
+        let grants = [(); 3].map(|()| fleet.pick(0, Some(key), false, &[]).unwrap());
         let [first, second, third] = grants.map(|grant| grant.connection);
         assert_eq!(first, second);
         assert_ne!(first, third, "it is full");
@@ -120,19 +121,31 @@ fn only_a_connected_gateway_whose_role_is_ready_is_chosen() {
     let mut fleet = Fleet::new(limits(), 1);
     let changes = fleet.set_addresses(0, &[0, 0]);
     let [Change::Connect(id, 0)] = changes[..] else { panic!("{changes:?}") };
-    assert_eq!((state(&fleet, 0, 0), fleet.pick(0, None, &[])), (GatewayState::Connecting, None));
+    assert_eq!(
+        (state(&fleet, 0, 0), fleet.pick(0, None, false, &[])),
+        (GatewayState::Connecting, None)
+    );
     let connection = fleet.note_connected(id).unwrap();
-    assert_eq!((state(&fleet, 0, 0), fleet.pick(0, None, &[])), (GatewayState::Starting, None));
+    assert_eq!(
+        (state(&fleet, 0, 0), fleet.pick(0, None, false, &[])),
+        (GatewayState::Starting, None)
+    );
     let starting = Report { is_ready: false, ..report(1, 0) };
     fleet.note_status(0, connection, starting);
-    assert_eq!((state(&fleet, 0, 0), fleet.pick(0, None, &[])), (GatewayState::Starting, None));
+    assert_eq!(
+        (state(&fleet, 0, 0), fleet.pick(0, None, false, &[])),
+        (GatewayState::Starting, None)
+    );
     assert!(!fleet.take_has_grown());
     fleet.note_status(0, connection, report(1, 0));
     assert!(fleet.take_has_grown() && !fleet.take_has_grown());
-    assert_eq!(fleet.pick(0, None, &[]).unwrap().connection, connection);
-    assert_eq!(fleet.pick(0, None, &[id]), None);
+    assert_eq!(fleet.pick(0, None, false, &[]).unwrap().connection, connection);
+    assert_eq!(fleet.pick(0, None, false, &[id]), None);
     fleet.note_status(0, connection, Report { is_draining: true, ..report(1, 0) });
-    assert_eq!((state(&fleet, 0, 0), fleet.pick(0, None, &[])), (GatewayState::Draining, None));
+    assert_eq!(
+        (state(&fleet, 0, 0), fleet.pick(0, None, false, &[])),
+        (GatewayState::Draining, None)
+    );
     fleet.note_lost(0, connection);
     assert_eq!(state(&fleet, 0, 0), GatewayState::Connecting);
     assert_eq!(fleet.get_mut(id).unwrap().errors, 0, "it had said that it would end");
@@ -153,7 +166,7 @@ fn what_a_gateway_refuses_before_it_says_that_it_ends_is_no_error() {
 #[test]
 fn nothing_that_is_said_of_an_earlier_connection_counts() {
     let (mut fleet, connections) = fleet(limits(), &[1]);
-    let early = fleet.pick(0, None, &[]).unwrap();
+    let early = fleet.pick(0, None, false, &[]).unwrap();
     fleet.note_lost(0, connections[0]);
     let again = fleet.note_connected(connections[0].gateway).unwrap();
     fleet.note_status(0, connections[0], report(1, 0));
@@ -169,10 +182,10 @@ fn nothing_that_is_said_of_an_earlier_connection_counts() {
 fn a_gateway_that_is_not_listed_finishes_and_is_forgotten() {
     let (mut fleet, connections) = fleet(limits(), &[1, 1]);
     let other = connections[1].gateway;
-    let picked = fleet.pick(0, None, &[other]).unwrap();
+    let picked = fleet.pick(0, None, false, &[other]).unwrap();
     assert_eq!(fleet.set_addresses(0, &[1]), [Change::Leave(picked.connection.gateway)]);
     assert_eq!((state(&fleet, 0, 0), fleet.in_flight()), (GatewayState::Gone, 1));
-    assert_eq!(fleet.pick(0, None, &[other]), None);
+    assert_eq!(fleet.pick(0, None, false, &[other]), None);
     assert_eq!(fleet.note_connected(picked.connection.gateway), None);
     // It comes back while the earlier one still serves: they have nothing in common.
     let changes = fleet.set_addresses(0, &[0, 1]);
@@ -190,7 +203,7 @@ fn a_gateway_that_fails_in_a_row_pauses_longer_each_time() {
     let bad = connections[0];
     fail(&mut fleet, 0, bad, 4);
     let others = [connections[1].gateway, connections[2].gateway];
-    let picked = fleet.pick(0, None, &others).unwrap();
+    let picked = fleet.pick(0, None, false, &others).unwrap();
     fleet.finish(0, picked, Ending::Answered);
     fail(&mut fleet, 0, bad, 4);
     assert_eq!(state(&fleet, 0, 0), GatewayState::Ready, "one has gone well between");
@@ -199,7 +212,7 @@ fn a_gateway_that_fails_in_a_row_pauses_longer_each_time() {
     for pause in [1, 2, 4, 8, 16, 30, 30] {
         assert_eq!(state(&fleet, now, 0), GatewayState::Ejected);
         assert_eq!(fleet.next_return(now), Some(now + pause * SECOND));
-        assert_eq!(fleet.pick(now, None, &others), None);
+        assert_eq!(fleet.pick(now, None, false, &others), None);
         now += pause * SECOND;
         assert_eq!(state(&fleet, now, 0), GatewayState::Ready);
         fail(&mut fleet, now, bad, 1);
@@ -214,7 +227,7 @@ fn requests_that_fail_together_are_one_error() {
     let (mut fleet, connections) = fleet(limits(), &[1, 1]);
     let other = [connections[1].gateway];
     for round in 1..5 {
-        let grants: Vec<_> = (0..9).map(|_| fleet.pick(0, None, &other).unwrap()).collect();
+        let grants: Vec<_> = (0..9).map(|_| fleet.pick(0, None, false, &other).unwrap()).collect();
         grants.into_iter().for_each(|grant| fleet.finish(0, grant, Ending::Failed));
         assert_eq!(fleet.get_mut(connections[0].gateway).unwrap().errors, round);
     }
