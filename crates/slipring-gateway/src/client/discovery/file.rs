@@ -1,6 +1,8 @@
 //! Addresses from a file that changes.
 
+use std::fs::OpenOptions;
 use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,7 +50,12 @@ impl Readings {
 fn read(path: &Path) -> Reading {
     let read = || -> io::Result<String> {
         let mut text = String::new();
-        std::fs::File::open(path)?.take(MOST_BYTES + 1).read_to_string(&mut text)?;
+        // The open of a pipe waits for a writer, for ever.
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+        }
+        file.take(MOST_BYTES + 1).read_to_string(&mut text)?;
         Ok(text)
     };
     match read() {

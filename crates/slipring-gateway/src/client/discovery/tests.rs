@@ -74,6 +74,20 @@ async fn a_file_that_is_missing_or_garbage_leaves_the_set_as_it_was() {
     assert_eq!(next(&mut updates).await.unwrap(), ["a:1", "b:2"]);
 }
 
+#[tokio::test]
+async fn a_pipe_in_the_place_of_a_file_holds_nothing_up() {
+    let directory = Directory::new("pipe");
+    let path = directory.0.join("gateways");
+    let pipe = directory.0.join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    std::fs::rename(&pipe, &path).unwrap();
+    let mut updates = followed(Discovery::file(&path));
+    let told = next(&mut updates).await.unwrap_err();
+    assert!(told.contains("no regular file"), "{told}");
+    replace(&path, "a:1");
+    assert_eq!(next(&mut updates).await.unwrap(), ["a:1"]);
+}
+
 /// What a name is answered.
 type Answer = io::Result<Vec<IpAddr>>;
 
