@@ -10,7 +10,6 @@ use http::{Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::service::Service;
 use tonic::Status;
-use tonic::codegen::Service as _;
 use tracing::Instrument as _;
 
 use super::body::Body;
@@ -128,28 +127,8 @@ impl Others {
         let v1alpha = v1alpha.map(|service| service.max_decoding_message_size(LONGEST_OTHER));
         Self {
             services: [
-                (
-                    "/grpc.reflection.v1.ServerReflection/",
-                    v1.map(|service| -> Other {
-                        Box::new(move |request| {
-                            let called = service.clone().call(request);
-                            Box::pin(
-                                async move { called.await.unwrap_or_else(|never| match never {}) },
-                            )
-                        })
-                    }),
-                ),
-                (
-                    "/grpc.reflection.v1alpha.ServerReflection/",
-                    v1alpha.map(|service| -> Other {
-                        Box::new(move |request| {
-                            let called = service.clone().call(request);
-                            Box::pin(
-                                async move { called.await.unwrap_or_else(|never| match never {}) },
-                            )
-                        })
-                    }),
-                ),
+                ("/grpc.reflection.v1.ServerReflection/", v1.map(other)),
+                ("/grpc.reflection.v1alpha.ServerReflection/", v1alpha.map(other)),
             ],
         }
     }
@@ -158,6 +137,23 @@ impl Others {
         let (_, service) = self.services.iter().find(|(prefix, _)| path.starts_with(prefix))?;
         service.as_ref()
     }
+}
+
+/// Has a service of tonic's answer requests.
+fn other<S>(service: S) -> Other
+where
+    S: tonic::codegen::Service<
+            Request<Incoming>,
+            Response = Response<tonic::body::Body>,
+            Error = Infallible,
+        >,
+    S: Clone + Send + Sync + 'static,
+    S::Future: Send + 'static,
+{
+    Box::new(move |request| {
+        let called = service.clone().call(request);
+        Box::pin(async move { called.await.unwrap_or_else(|never| match never {}) })
+    })
 }
 
 impl fmt::Debug for Others {

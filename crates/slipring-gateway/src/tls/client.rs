@@ -1,8 +1,6 @@
 //! The client's side: checks the server's name, and shows a certificate of its own.
 
-use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
@@ -13,12 +11,12 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::sign::SingleCertAndKey;
 use tokio_rustls::rustls::version::TLS13;
 
+use super::HTTP2;
 use super::client_names::NotAName;
 use super::client_stream::ClientStream;
 use super::handshake_error::HandshakeError;
 use super::identity::{Identity, IdentityError, IdentityProblem, PemFiles};
-use super::reload::{Reload, Watched};
-use super::{HTTP2, RELOAD_PERIOD};
+use super::reload::{Reload, reloaded};
 
 /// Makes connections over mutual TLS, with certificates from files that can change meanwhile.
 ///
@@ -91,43 +89,9 @@ impl ClientTls {
             _ => Err(HandshakeError::NotHttp2),
         }
     }
-
-    /// Looks at the files now. Returns whether they have changed; new connections use what they
-    /// say, old connections go on. Blocks while the files are read.
-    ///
-    /// # Errors
-    ///
-    /// If a file cannot be used. New connections then use the old certificates.
-    pub fn reload(&self) -> Result<bool, IdentityError> {
-        self.reload.look()
-    }
-
-    /// Starts a task that looks at the files every `period`, until the last clone is dropped.
-    ///
-    /// # Panics
-    ///
-    /// Outside a tokio runtime that has its timer switched on.
-    pub fn watch(&self, period: Duration) {
-        // It ends by itself.
-        drop(self.reload.watch(period));
-    }
-
-    /// Looks at the files until the returned value is dropped.
-    pub(crate) fn watched(&self) -> Watched {
-        Watched(self.reload.watch(RELOAD_PERIOD))
-    }
-
-    /// Returns why the last look found files that cannot be used; `None` if all is well.
-    pub fn last_error(&self) -> Option<IdentityError> {
-        self.reload.last_error()
-    }
 }
 
-impl fmt::Debug for ClientTls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientTls").field("files", self.reload.files()).finish_non_exhaustive()
-    }
-}
+reloaded!(ClientTls);
 
 fn config(identity: Identity) -> Result<ClientConfig, IdentityProblem> {
     let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))

@@ -134,3 +134,48 @@ impl Drop for Watched {
         self.0.abort();
     }
 }
+
+/// What both sides do with their files, whose field is `reload`.
+macro_rules! reloaded {
+    ($side:ident) => {
+        impl $side {
+            /// Looks at the files now. Returns whether they have changed; new connections use what they
+            /// say, old connections go on. Blocks while the files are read.
+            ///
+            /// # Errors
+            ///
+            /// If a file cannot be used. New connections then use the old certificates.
+            pub fn reload(&self) -> Result<bool, IdentityError> {
+                self.reload.look()
+            }
+
+            /// Starts a task that looks at the files every `period`, until the last clone is dropped.
+            ///
+            /// # Panics
+            ///
+            /// Outside a tokio runtime that has its timer switched on.
+            pub fn watch(&self, period: std::time::Duration) {
+                // It ends by itself.
+                drop(self.reload.watch(period));
+            }
+
+            /// Looks at the files until the returned value is dropped.
+            pub(crate) fn watched(&self) -> $crate::tls::Watched {
+                $crate::tls::Watched(self.reload.watch($crate::tls::RELOAD_PERIOD))
+            }
+
+            /// Returns why the last look found files that cannot be used; `None` if all is well.
+            pub fn last_error(&self) -> Option<IdentityError> {
+                self.reload.last_error()
+            }
+        }
+
+        impl std::fmt::Debug for $side {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                let name = stringify!($side);
+                f.debug_struct(name).field("files", self.reload.files()).finish_non_exhaustive()
+            }
+        }
+    };
+}
+pub(super) use reloaded;

@@ -1,6 +1,5 @@
 //! The server's side: every client shows a certificate, or gets nowhere.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,11 +12,11 @@ use tokio_rustls::rustls::sign::SingleCertAndKey;
 use tokio_rustls::rustls::version::TLS13;
 use tokio_rustls::server::TlsStream;
 
+use super::HTTP2;
 use super::client_names::{ClientName, NamedClients, names_of};
 use super::handshake_error::HandshakeError;
 use super::identity::{Identity, IdentityError, IdentityProblem, PemFiles};
-use super::reload::{Reload, Watched};
-use super::{HTTP2, RELOAD_PERIOD};
+use super::reload::{Reload, reloaded};
 
 /// How long a refused client has to read why.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -81,43 +80,9 @@ impl ServerTls {
             }
         }
     }
-
-    /// Looks at the files now. Returns whether they have changed; new connections use what they
-    /// say, old connections go on. Blocks while the files are read.
-    ///
-    /// # Errors
-    ///
-    /// If a file cannot be used. New connections then use the old certificates.
-    pub fn reload(&self) -> Result<bool, IdentityError> {
-        self.reload.look()
-    }
-
-    /// Starts a task that looks at the files every `period`, until the last clone is dropped.
-    ///
-    /// # Panics
-    ///
-    /// Outside a tokio runtime that has its timer switched on.
-    pub fn watch(&self, period: Duration) {
-        // It ends by itself.
-        drop(self.reload.watch(period));
-    }
-
-    /// Looks at the files until the returned value is dropped.
-    pub(crate) fn watched(&self) -> Watched {
-        Watched(self.reload.watch(RELOAD_PERIOD))
-    }
-
-    /// Returns why the last look found files that cannot be used; `None` if all is well.
-    pub fn last_error(&self) -> Option<IdentityError> {
-        self.reload.last_error()
-    }
 }
 
-impl fmt::Debug for ServerTls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServerTls").field("files", self.reload.files()).finish_non_exhaustive()
-    }
-}
+reloaded!(ServerTls);
 
 /// Returns the DNS names and URIs of the client's certificate.
 pub fn client_names<S>(stream: &TlsStream<S>) -> Vec<String> {
