@@ -37,13 +37,23 @@ async fn connect(address: SocketAddr) -> SendRequest<Bytes> {
 }
 
 /// Begins a request at this path.
-async fn send(send: &SendRequest<Bytes>, path: &str) -> (SendStream<Bytes>, ResponseFuture) {
+async fn send(requests: &SendRequest<Bytes>, path: &str) -> (SendStream<Bytes>, ResponseFuture) {
+    send_with(requests, path, &[]).await
+}
+
+/// Begins a request at this path, with more headers.
+async fn send_with(
+    send: &SendRequest<Bytes>,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> (SendStream<Bytes>, ResponseFuture) {
     let request = Request::builder()
         .method(Method::POST)
         .uri(format!("http://here{path}"))
-        .header("content-type", "application/grpc")
-        .body(())
-        .unwrap();
+        .header("content-type", "application/grpc");
+    let request =
+        headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+    let request = request.body(()).unwrap();
     let mut send = send.clone().ready().await.unwrap();
     let (answer, stream) = send.send_request(request, false).unwrap();
     (stream, answer)
@@ -117,4 +127,48 @@ async fn a_long_request_to_the_service_of_health_is_refused() {
     // It is announced, and never comes whole.
     stream.send_data(Bytes::from_static(&[0, 0, 1, 0, 0, 7]), false).unwrap();
     assert_eq!(code(answer).await, Code::OutOfRange);
+}
+
+/// How a call of a role that there is not is answered, whose headers or bytes are these.
+async fn answered(
+    requests: &SendRequest<Bytes>,
+    headers: &[(&str, &str)],
+    body: Bytes,
+) -> Result<Code, h2::Error> {
+    let (mut stream, answer) = send_with(requests, &format!("{SERVICE}Call"), headers).await;
+    // It may be answered already.
+    _ = stream.send_data(body, true);
+    let answer = timeout(LONG, answer).await.unwrap()?;
+    let status = Status::from_header_map(answer.headers());
+    Ok(status.map_or(Code::Unknown, |status| status.code()))
+}
+
+#[tokio::test]
+async fn headers_and_bytes_that_none_should_send_end_their_request_alone() {
+    let (_, _, requests) = connected(Gateway::builder()).await;
+    let good = framed(&embed());
+    let no_role = answered(&requests, &[], good.clone()).await.unwrap();
+    for timeout in ["", "-1S", "1", "S", "1s", "123456789n", "0x1S", "1.5S", " 1S", "\u{663}S"] {
+        let found = answered(&requests, &[("grpc-timeout", timeout)], good.clone()).await.unwrap();
+        assert_eq!(found, Code::InvalidArgument, "{timeout:?}");
+    }
+    for timeout in ["99999999H", "99999999n", "1M"] {
+        let found = answered(&requests, &[("grpc-timeout", timeout)], good.clone()).await.unwrap();
+        assert_eq!(found, no_role, "{timeout:?}");
+    }
+    let compressed = [&[1], &good[1..]].concat();
+    let gzip = [("grpc-encoding", "gzip")];
+    let found = answered(&requests, &gzip, compressed.into()).await.unwrap();
+    assert_eq!(found, Code::Unimplemented);
+    let unfinished = good.slice(..good.len() - 1);
+    assert_eq!(answered(&requests, &[], unfinished).await.unwrap(), Code::InvalidArgument);
+    // More than may stand in headers: of one, and of many.
+    let long = "m".repeat(60_000);
+    let names: Vec<_> = (0..2_000).map(|number| format!("m-{number}")).collect();
+    let many: Vec<_> = names.iter().map(|name| (name.as_str(), "metadata-metadata")).collect();
+    for headers in [&[("metadata", long.as_str())][..], &many] {
+        let found = answered(&requests, headers, good.clone()).await;
+        assert_ne!(found.unwrap_or(Code::Unknown), no_role);
+        assert_eq!(answered(&requests, &[], good.clone()).await.unwrap(), no_role);
+    }
 }
