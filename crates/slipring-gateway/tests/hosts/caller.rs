@@ -14,7 +14,7 @@ use crate::trial::{CERTS, ROLE};
 use crate::worker::{CALL, CHUNKS, STREAM};
 
 /// Longer than any fault: a request that waits so long hangs.
-const LONG: Duration = Duration::from_secs(40);
+const LONG: Duration = Duration::from_secs(60);
 
 /// What its requests are like.
 #[derive(Debug, Clone, Copy)]
