@@ -46,6 +46,7 @@ fn main() {
         runs::made_certificates_let_their_caller_in_and_no_other,
         runs::metrics_and_requests_are_shown,
         runs::help_names_every_option,
+        runs::callers_beyond_the_descriptors_keep_no_other_out,
         example::two_terminals_share_their_workers,
         example::two_terminals_speak_tls_by_made_certificates,
     ];

@@ -56,8 +56,13 @@ pub(super) async fn run(
                     tasks.spawn(connection(Arc::clone(shared), stream, peer, seat, tls));
                 }
                 Err(error) if is_of_listener(&error) => return Err(error),
-                // Descriptors have run out, or the connection is gone already.
-                Err(_) => sleep(Duration::from_millis(10)).await,
+                // The connection is gone already, or there is no descriptor for it.
+                Err(error) => {
+                    if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
+                        shared.connections.descriptors_ran_out();
+                    }
+                    sleep(Duration::from_millis(10)).await;
+                }
             },
             Some(_) = tasks.join_next() => {}
             () = over(&mut stage) => break,

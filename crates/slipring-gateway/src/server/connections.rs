@@ -10,6 +10,9 @@ use tokio::sync::Notify;
 
 use super::ConnectionLimits;
 
+/// More handshakes than these have no claim to the last descriptors of the program.
+const FEW_HANDSHAKES: usize = 8;
+
 /// The connections of a gateway.
 #[derive(Debug)]
 pub(super) struct Connections {
@@ -19,9 +22,11 @@ pub(super) struct Connections {
     clock: Arc<AtomicU64>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     next: u64,
+    /// How many there may be that have passed their handshake.
+    most: usize,
     handshaking: BTreeMap<u64, Arc<Place>>,
     established: BTreeMap<u64, Arc<Place>>,
 }
@@ -85,7 +90,9 @@ pub(super) struct AtWorkers(Arc<Place>);
 
 impl Connections {
     pub(super) fn new(limits: ConnectionLimits) -> Self {
-        Self { limits, state: Arc::default(), clock: Arc::default() }
+        let (handshaking, established) = (BTreeMap::new(), BTreeMap::new());
+        let state = State { next: 0, most: limits.established, handshaking, established };
+        Self { limits, state: Arc::new(Mutex::new(state)), clock: Arc::default() }
     }
 
     pub(super) fn handshake_timeout(&self) -> Duration {
@@ -100,16 +107,28 @@ impl Connections {
     /// Takes a new connection. The oldest one whose handshake is not over gives way to it.
     pub(super) fn begin(&self, peer: Peer) -> Seat {
         let mut state = lock(&self.state);
-        while state.handshaking.len() >= self.limits.handshaking.max(1) {
-            let Some((_, oldest)) = state.handshaking.pop_first() else { break };
-            oldest.evicted.notify_one();
-        }
+        state.leave_handshaking(self.limits.handshaking.max(1) - 1);
         let (evicted, use_) = (Notify::new(), Mutex::default());
         let (id, place) = (state.next, Arc::new(Place { peer, evicted, use_ }));
         state.next += 1;
         state.handshaking.insert(id, Arc::clone(&place));
         drop(state);
         Seat { state: Arc::clone(&self.state), clock: Arc::clone(&self.clock), id, place }
+    }
+
+    /// The system has no descriptor for one more connection. Half of many handshakes give way. Otherwise there
+    /// are to be fewer connections from now on, so that a new one is looked at, and may take the place of
+    /// another.
+    pub(super) fn descriptors_ran_out(&self) {
+        let mut state = lock(&self.state);
+        let handshakes = state.handshaking.len();
+        if handshakes > FEW_HANDSHAKES {
+            state.leave_handshaking(handshakes / 2);
+            return;
+        }
+        let count = state.established.len();
+        state.most = state.most.min(count - count.div_ceil(8)).max(1);
+        while state.established.len() > state.most && state.make_way(None) {}
     }
 
     /// The handshake of a connection is over. Returns whether there is a place for it, for which another
@@ -119,11 +138,8 @@ impl Connections {
         if state.handshaking.remove(&seat.id).is_none() {
             return false;
         }
-        if state.established.len() >= self.limits.established {
-            let Some(id) = state.gives_way_to(seat.place.peer) else { return false };
-            if let Some(place) = state.established.remove(&id) {
-                place.evicted.notify_one();
-            }
+        if state.established.len() >= state.most && !state.make_way(Some(seat.place.peer)) {
+            return false;
         }
         lock(&seat.place.use_).since = tick(&self.clock);
         state.established.insert(seat.id, Arc::clone(&seat.place));
@@ -132,18 +148,32 @@ impl Connections {
 }
 
 impl State {
+    /// Has the oldest handshakes give way, until so many are left.
+    fn leave_handshaking(&mut self, count: usize) {
+        while self.handshaking.len() > count {
+            let Some((_, oldest)) = self.handshaking.pop_first() else { return };
+            oldest.evicted.notify_one();
+        }
+    }
+
+    /// Has a connection give way to a new one. Returns false if none does.
+    fn make_way(&mut self, new: Option<Peer>) -> bool {
+        let place = self.gives_way_to(new).and_then(|id| self.established.remove(&id));
+        place.inspect(|place| place.evicted.notify_one()).is_some()
+    }
+
     /// Which connection gives way to a new one of this peer: the one that has had no request for the
     /// longest. If all have one, such as `Watch`, it is one of the peer that has the most, if those are at
     /// least two more than the new one's, and the workers have no request of it.
     ///
     /// So no peer keeps others out by connections that do nothing. The numbers of the two come closer each
     /// time: it comes to an end, also if those that gave way come back.
-    fn gives_way_to(&self, new: Peer) -> Option<u64> {
+    fn gives_way_to(&self, new: Option<Peer>) -> Option<u64> {
         let mut counts = BTreeMap::<Peer, usize>::new();
         for place in self.established.values() {
             *counts.entry(place.peer).or_default() += 1;
         }
-        let own = counts.get(&new).copied().unwrap_or(0);
+        let own = new.and_then(|new| counts.get(&new)).copied().unwrap_or(0);
         let most = counts.values().copied().max().filter(|most| *most > own + 1);
         let candidates = self.established.iter().filter_map(|(id, place)| {
             let Use { requests, at_workers, since } = *lock(&place.use_);
@@ -289,6 +319,30 @@ mod tests {
         assert!(watching(&connections, peer(2)).is_none());
         drop(busy);
         assert!(watching(&connections, peer(2)).is_some());
+    }
+
+    #[tokio::test]
+    async fn connections_give_way_when_descriptors_run_out() {
+        let connections = connections(64, 1024);
+        let held: Vec<_> = (0..16).map(|_| watching(&connections, peer(1)).unwrap()).collect();
+        let handshakes: Vec<_> = (0..16).map(|_| connections.begin(peer(2))).collect();
+        connections.descriptors_ran_out();
+        handshakes[7].evicted().await;
+        assert_eq!(connections.count(), 16, "handshakes have given way");
+        drop(handshakes);
+        connections.descriptors_ran_out();
+        held[1].0.evicted().await;
+        assert_eq!(connections.count(), 14);
+        // There is room for the next one, which takes the place of another.
+        let other = watching(&connections, peer(2)).unwrap();
+        held[2].0.evicted().await;
+        assert_eq!(connections.count(), 14);
+        drop((held, other));
+        let one_each: Vec<_> =
+            (0..14).map(|number| watching(&connections, peer(number)).unwrap()).collect();
+        connections.descriptors_ran_out();
+        assert_eq!(connections.count(), one_each.len(), "none has more than others");
+        assert!(watching(&connections, peer(99)).is_none());
     }
 
     #[test]

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use slipring::backend::{Backend, BackendRequest, TraceContext};
 use slipring::{ErrorKind, Kind};
+use slipring_gateway::Limits;
+use slipring_gateway::client::Connection;
 use slipring_gateway::tls::{ClientTls, PemFiles};
 
 use super::gateway::{Dir, Gateway, PROGRAM, run, until_exists};
@@ -288,4 +290,24 @@ pub(crate) fn help_names_every_option() {
 fn fails(args: &[&str]) -> (i32, String) {
     let output = run(args);
     (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+pub(crate) fn callers_beyond_the_descriptors_keep_no_other_out() {
+    // Fewer than the connections that it takes by default.
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -n 160; exec \"$0\" \"$@\"", PROGRAM, "--role", "echo"]);
+    limited.args(["--listen", "127.0.0.1:0", "--"]).arg(std::env::current_exe().unwrap());
+    let gateway = Gateway::run(&mut limited, "echo");
+    let connect =
+        || Connection::connect(gateway.address, Limits::default(), Duration::from_secs(2));
+    // They do nothing, and say that they are there when they are asked.
+    let mut held = Vec::new();
+    for _ in 0..10 {
+        let some: Vec<_> = (0..20).map(|_| gateway.spawn(connect())).collect();
+        held.extend(some.into_iter().map(|one| gateway.wait(one).unwrap()));
+    }
+    let late = gateway.connect(|role| role);
+    let reply = gateway.call_by(&late, ECHO, "late").unwrap();
+    assert_eq!(reply.text().unwrap(), "late");
+    drop(held);
 }
