@@ -7,7 +7,9 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 
 use slipring::backend::{Backend, BackendRequest, BoxChunks};
+use slipring::pool::Pool;
 use slipring::{ErrorKind, Reply, RequestStage, Result, StreamTimeouts};
+use slipring_gateway::server::Gateway;
 use slipring_gateway::{Discovery, GatewayState, RemoteRole};
 
 use crate::rig::*;
@@ -97,6 +99,41 @@ async fn calls_streams_reports_and_aborts_reach_the_workers() {
     role.abort();
     assert!(hangs.await.is_err());
     assert!(rig.told.was_cancelled.load(Ordering::SeqCst));
+}
+
+#[tokio::test]
+async fn a_gateway_that_comes_back_without_the_role_gets_none_of_its_requests() {
+    let first = Rig::start(|gateway| gateway).await;
+    let role = remote(Discovery::list([first.address.to_string()]));
+    role.call(BackendRequest::new(ECHO, ""), LONG).await.unwrap();
+    let again = async |backend: Arc<dyn Backend>| {
+        let listener = tokio::net::TcpListener::bind(first.address).await.unwrap();
+        let gateway = Gateway::builder().role(backend).build();
+        let serves = gateway.clone();
+        (gateway, tokio::spawn(async move { serves.serve(listener).await }))
+    };
+    first.gateway.drain();
+    until(|| first.served.is_finished()).await;
+    let pool =
+        |name: &str| Pool::builder().role(name, crate::rig::role(&Arc::default())).build().unwrap();
+    let (others, same) = (pool("other"), pool("echo"));
+    let (gateway, served) = again(Arc::new(others.role("other").unwrap().to_async())).await;
+    until(|| state(&role, &first) == Some(GatewayState::Starting)).await;
+    let waits = role.submit(BackendRequest::new(ECHO, "waits"), LONG);
+    let short = std::time::Duration::from_millis(50);
+    let error = role.call(BackendRequest::new(ECHO, ""), short).await.unwrap_err();
+    assert_eq!(
+        (error.kind(), error.was_begun()),
+        (ErrorKind::QueueTimeout, Some(false)),
+        "{error}"
+    );
+    assert!(
+        gateway.metrics().roles.iter().all(|role| role.requests.iter().all(|it| it.count == 0))
+    );
+    gateway.drain();
+    until(|| served.is_finished()).await;
+    let _again = again(Arc::new(same.role("echo").unwrap().to_async())).await;
+    assert_eq!(waits.await.unwrap().text().unwrap(), "waits");
 }
 
 /// A thread that waits for its future, without any runtime.
