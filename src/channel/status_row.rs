@@ -47,7 +47,7 @@ impl Source for Core {
         let (exit, stats, worker) = (self.state.exit()?, self.stats_soon()?, self.status.summary());
         let phase = self.state.phase();
         let numbers = ChannelNumbers {
-            pid: exit.process.pid().into(),
+            pid_inside: exit.process.pid().into(),
             state: code(phase),
             worker_state: match worker.state {
                 WorkerState::Unknown => 0,

@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::layout::NAME;
+use super::namespace::Processes;
 use super::row::Row;
-use super::{process, reader};
+use super::{namespace, process, reader};
 use crate::error::{Error, Result};
 use crate::process::proc_stat::ProcStat;
 use crate::sys::clock::now_ns;
@@ -32,6 +33,8 @@ const MOST_PAGES: usize = 16;
 pub struct Host {
     /// Its process id.
     pub pid: u32,
+    /// Its process id in its own pid namespace, which is another one if it runs in a container.
+    pub pid_inside: u32,
     /// Its command line.
     pub command: String,
     /// The library that it has, and the version.
@@ -75,13 +78,13 @@ pub fn hosts() -> Result<Hosts> {
     // A directory that is empty, or the processes of another namespace, would look as if there were none.
     std::fs::metadata("/proc/self/stat")
         .map_err(|e| Error::os("/proc is not mounted, or is that of other processes", e))?;
-    let mut found = Hosts::default();
+    let (mut found, mut processes) = (Hosts::default(), None);
     for entry in std::fs::read_dir("/proc").map_err(unreadable)? {
         let name = entry.map_err(unreadable)?.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
         // It is not known of a process that this one may not look into whether it is a host.
         let Ok(paths) = pages(pid) else { continue };
-        match first(pid, paths) {
+        match first(pid, paths, &mut processes) {
             Ok(host) => found.hosts.extend(host),
             Err(error) => found.refused.push((pid, error)),
         }
@@ -101,7 +104,7 @@ pub fn hosts() -> Result<Hosts> {
 /// cannot be opened.
 pub fn host(pid: u32) -> Result<Option<Host>> {
     let message = || format!("process {pid} is another user's, or lets no process look into it");
-    first(pid, pages(pid).map_err(|e| Error::os(message(), e))?)
+    first(pid, pages(pid).map_err(|e| Error::os(message(), e))?, &mut None)
 }
 
 /// The descriptors of a process that lead to a memfd with the name of status pages. One of a process
@@ -132,10 +135,11 @@ fn pages(pid: u32) -> io::Result<Vec<PathBuf>> {
 }
 
 /// The first page that is the process's own. What is refused does not hide what is behind it.
-fn first(pid: u32, paths: Vec<PathBuf>) -> Result<Option<Host>> {
+fn first(pid: u32, paths: Vec<PathBuf>, processes: &mut Processes) -> Result<Option<Host>> {
     let mut refused = None;
     for path in paths.into_iter().take(MOST_PAGES) {
-        match open(&path).and_then(|file| file.map_or(Ok(None), |file| read(pid, &file))) {
+        match open(&path).and_then(|file| file.map_or(Ok(None), |file| read(pid, &file, processes)))
+        {
             Ok(None) => {}
             Ok(host) => return Ok(host),
             Err(error) => refused = Some(error),
@@ -162,22 +166,24 @@ fn open(path: &Path) -> Result<Option<File>> {
 }
 
 /// `None` for a page that was not written yet, or is of another process, such as of the one that this one was forked from.
-fn read(pid: u32, file: &File) -> Result<Option<Host>> {
+fn read(pid: u32, file: &File, processes: &mut Processes) -> Result<Option<Host>> {
     check_seals(file, SEALS_DOWN)?;
     let Some((header, library)) = reader::header(file)? else { return Ok(None) };
     // None of it can be read of a process that has ended.
     let Ok(Some(stat)) = ProcStat::of(&pid.to_string()) else { return Ok(None) };
-    let (Ok(own_id), Ok(command)) = (process::own_id(pid), process::command(pid)) else {
+    let (Ok(ids), Ok(command)) = (process::ids(pid), process::command(pid)) else {
         return Ok(None);
     };
-    if header.pid != own_id || header.start_time != stat.start_time {
+    if Some(&header.pid) != ids.last() || header.start_time != stat.start_time {
         return Ok(None);
     }
     let now = now_ns();
     let age = now.saturating_sub(header.heartbeat);
-    let (rows, torn) = reader::rows(file, header.blocks, now)?;
+    let (mut rows, torn) = reader::rows(file, header.blocks, now)?;
+    namespace::find_workers(&mut rows, pid, ids.len(), processes);
     Ok(Some(Host {
         pid,
+        pid_inside: header.pid,
         command,
         library,
         heartbeat_age: Duration::from_nanos(age),
@@ -210,12 +216,12 @@ mod tests {
         let file = place.join("file");
         std::fs::write(&file, [0; 4096]).unwrap();
         let file = open(&file).unwrap().unwrap();
-        let error = read(std::process::id(), &file).unwrap_err();
+        let error = read(std::process::id(), &file, &mut None).unwrap_err();
         assert!(error.to_string().contains("not a memfd"), "{error}");
         assert!(open(&place.join("none")).unwrap().is_none());
         // One that is refused does not hide that there is none behind it.
-        assert!(first(std::process::id(), vec![pipe, place.join("none")]).is_err());
-        assert!(first(std::process::id(), vec![place.join("none")]).unwrap().is_none());
+        assert!(first(std::process::id(), vec![pipe, place.join("none")], &mut None).is_err());
+        assert!(first(std::process::id(), vec![place.join("none")], &mut None).unwrap().is_none());
         std::fs::remove_dir_all(&place).unwrap();
     }
 }

@@ -13,6 +13,7 @@
 
 mod find;
 mod layout;
+mod namespace;
 mod numbers;
 mod process;
 mod publisher;

@@ -71,7 +71,7 @@ fn turned(time: u64, now: u64) -> u64 {
 numbers! {
     /// The numbers of a channel.
     ChannelNumbers:
-    pid gauge "process id" "The worker's process.",
+    pid_inside gauge "process id" "The worker's process, by its id in the host's pid namespace.",
     state gauge "code" "1 open, 2 closing, 3 closed, 4 the worker died, 5 failed.",
     worker_state gauge "code"
         "What the worker does: 1 starting, 2 idle, 3 busy, 4 awaiting credit, 5 stopping.",

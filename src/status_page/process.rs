@@ -8,13 +8,19 @@ use crate::error::shown;
 /// In bytes.
 const LONGEST_COMMAND: u64 = 4096;
 
-/// The id that a process has in its own pid namespace.
-pub(super) fn own_id(pid: u32) -> io::Result<u32> {
+/// The ids of a process, that in its own pid namespace last, and before it those in the namespaces around
+/// it, up to that of `/proc`.
+pub(super) fn ids(pid: u32) -> io::Result<Vec<u32>> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
-    let own = ids.and_then(|ids| ids.split_ascii_whitespace().last()?.parse().ok());
+    let ids: Vec<u32> = ids.into_iter().flat_map(numbers).collect();
     // Kernels that do not tell have one namespace.
-    Ok(own.unwrap_or(pid))
+    Ok(if ids.is_empty() { vec![pid] } else { ids })
+}
+
+/// The numbers of a list.
+pub(super) fn numbers(list: &str) -> Vec<u32> {
+    list.split_ascii_whitespace().filter_map(|number| number.parse().ok()).collect()
 }
 
 /// The command line, as one would type it, without control characters. A long one is cut.
@@ -33,8 +39,8 @@ mod tests {
     #[test]
     fn this_process_is_found() {
         let pid = std::process::id();
-        assert_eq!(own_id(pid).unwrap(), pid);
+        assert_eq!(ids(pid).unwrap().first(), Some(&pid));
         assert!(!command(pid).unwrap().is_empty());
-        assert!(own_id(4_194_305).is_err() && command(4_194_305).is_err());
+        assert!(ids(4_194_305).is_err() && command(4_194_305).is_err());
     }
 }

@@ -130,6 +130,7 @@ fn parse_row(words: &Words, now: u64) -> Result<Option<Row>> {
     let [first_times, second_times] = block::TIMES.map(|range| times(words, range));
     Ok(Some(Row {
         id: at(words, block::ID),
+        pid: None,
         role: text(words, block::ROLE),
         note: text(words, block::NOTE),
         numbers,
@@ -183,6 +184,7 @@ mod tests {
         let numbers = ChannelNumbers::from_words(std::iter::repeat(number), NOW);
         Row {
             id,
+            pid: None,
             role: "embed\u{1B}[2J\u{61C}\u{202E}\u{2028}".into(),
             note: "n\u{E4}".repeat(1000),
             numbers: Numbers::Channel(numbers),
@@ -327,7 +329,7 @@ mod tests {
                 assert!(row.id >= last);
                 last = row.id;
                 let Numbers::Channel(numbers) = row.numbers else { panic!() };
-                assert_eq!((numbers.pid, numbers.leases), (row.id, row.id));
+                assert_eq!((numbers.pid_inside, numbers.leases), (row.id, row.id));
                 assert_eq!(row.first_times.buckets, [row.id; BUCKETS]);
             }
             is_over.store(true, Ordering::Relaxed);

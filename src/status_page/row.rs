@@ -63,6 +63,9 @@ fn as_f64(count: u64) -> f64 {
 pub struct Row {
     /// Tells it from all others that the host has or had.
     pub id: u64,
+    /// The process id of a channel's worker. `None` if it was not found: the host runs in another pid
+    /// namespace, such as in a container, and the worker has ended. `None` for a role.
+    pub pid: Option<u32>,
     /// The name of the role.
     pub role: String,
     /// Words about its last failure; empty if there was none.

@@ -34,7 +34,7 @@ where
 
 fn channel_of(row: &Row, pid: u32) -> Option<ChannelNumbers> {
     match row.numbers {
-        Numbers::Channel(numbers) if numbers.pid == u64::from(pid) => Some(numbers),
+        Numbers::Channel(numbers) if row.pid == Some(pid) => Some(numbers),
         _ => None,
     }
 }

@@ -119,10 +119,11 @@ pub(crate) fn counters(row: &Row) -> Vec<Counter> {
         let value = value.to_string();
         Counter { field, value, unit, help }
     };
-    let mut all: Vec<Counter> = numbers
+    let mut all: Vec<Counter> = worker(row).into_iter().collect();
+    let numbers = numbers
         .into_iter()
-        .map(|(field, value)| counter(field.name.to_owned(), value, field.unit, field.help))
-        .collect();
+        .map(|(field, value)| counter(field.name.to_owned(), value, field.unit, field.help));
+    all.extend(numbers);
     all.extend(row.errors.iter().map(|(kind, count)| {
         counter(format!("errors_{}", kind.name()), *count, "errors", "Errors of this kind.")
     }));
@@ -139,6 +140,18 @@ pub(crate) fn counters(row: &Row) -> Vec<Counter> {
         }
     }
     all
+}
+
+/// The worker's process id: `-` if it is not known.
+fn worker(row: &Row) -> Option<Counter> {
+    let is_channel = matches!(row.numbers, Numbers::Channel(_));
+    let value = row.pid.map_or("-".to_owned(), |pid| pid.to_string());
+    is_channel.then(|| Counter {
+        field: "pid".to_owned(),
+        value,
+        unit: "process id",
+        help: "The worker's process.",
+    })
 }
 
 /// `embed#3`, and `embed:` for a role of a pool.

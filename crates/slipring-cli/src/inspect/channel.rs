@@ -23,7 +23,8 @@ pub(super) fn describe(text: &mut Text, row: &Row, numbers: &ChannelNumbers) {
         (1, 5) => ", the worker stops",
         _ => "",
     };
-    let (role, id, pid) = (&row.role, row.id, n.pid);
+    let (role, id) = (&row.role, row.id);
+    let pid = row.pid.map_or_else(|| format!("{} (inside)", n.pid_inside), |pid| pid.to_string());
     text.line(0, format!("channel {role}#{id} to process {pid}: {state}{worker}"));
     let oldest = match n.busy_for {
         0 => String::new(),

@@ -6,7 +6,8 @@ use slipring::inspect::{
 
 use super::text::{Text, bytes, nanos};
 
-pub(super) fn describe(text: &mut Text, memory: &ChannelMemory) {
+/// `host` is the process id of the host here.
+pub(super) fn describe(text: &mut Text, memory: &ChannelMemory, host: u32) {
     let count = |verdict| memory.checks.iter().filter(|check| check.verdict == verdict).count();
     let all = memory.checks.len();
     let verdict = match (count(Verdict::Wrong), count(Verdict::Moved), count(Verdict::Skipped)) {
@@ -21,7 +22,7 @@ pub(super) fn describe(text: &mut Text, memory: &ChannelMemory) {
         text.line(2, format!("{:<8}{}{why}{}", check.verdict.name(), check.name, check.why));
     }
     if let Some(layout) = &memory.layout {
-        describe_layout(text, layout);
+        describe_layout(text, layout, host);
     }
     if let Some(worker) = &memory.worker {
         describe_worker(text, worker);
@@ -31,15 +32,16 @@ pub(super) fn describe(text: &mut Text, memory: &ChannelMemory) {
     }
 }
 
-fn describe_layout(text: &mut Text, layout: &Layout) {
+fn describe_layout(text: &mut Text, layout: &Layout, host: u32) {
     let Layout { version, host_pid, worker_pid, host_library, worker_library, .. } = layout;
     text.line(2, format!("layout {version}, {} requests at most", layout.max_in_flight));
     let (host_region, worker_region) = (bytes(layout.host_region), bytes(layout.worker_region));
-    text.line(2, format!("host    process {host_pid}, {host_library}, region of {host_region}"));
-    text.line(
-        2,
-        format!("worker  process {worker_pid}, {worker_library}, region of {worker_region}"),
-    );
+    // The headers have the ids of the host's pid namespace.
+    let inside = if *host_pid == host { "" } else { " (inside)" };
+    let of_host = format!("{host_pid}{inside}, {host_library}, region of {host_region}");
+    text.line(2, format!("host    process {of_host}"));
+    let of_worker = format!("{worker_pid}{inside}, {worker_library}, region of {worker_region}");
+    text.line(2, format!("worker  process {of_worker}"));
 }
 
 fn describe_worker(text: &mut Text, worker: &WorkerLines) {

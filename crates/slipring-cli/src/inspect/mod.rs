@@ -133,7 +133,7 @@ fn description(found: &Inspection, named: &[Named]) -> String {
                 match kept.or(by_name.and_then(|named| named.memory.as_ref())) {
                     Some(memory) => {
                         shown.push(id);
-                        memory::describe(&mut text, memory);
+                        memory::describe(&mut text, memory, found.pid);
                     }
                     None => text.line(1, NOT_KEPT),
                 }
@@ -146,13 +146,13 @@ fn description(found: &Inspection, named: &[Named]) -> String {
     for memory in found.channels.iter().filter(is_left) {
         text.line(0, "");
         text.line(0, "a channel that is not on the status page");
-        memory::describe(&mut text, memory);
+        memory::describe(&mut text, memory, found.pid);
     }
     for Named { channel, memory } in named.iter().filter(|it| !shown.contains(&it.channel.id)) {
         text.line(0, "");
         text.line(0, format!("named channel {}", channel::name(channel)));
         if let Some(memory) = memory {
-            memory::describe(&mut text, memory);
+            memory::describe(&mut text, memory, channel.host_pid);
         }
     }
     text.done()

@@ -108,6 +108,7 @@ impl Column {
             C::Worker if line.is_role => format!("x{}", short(as_f64(line.worker))),
             // A page can hold any numbers, and the kernel gives none above 4194304.
             C::Worker if line.worker > 9_999_999 => "?".to_owned(),
+            C::Worker if line.worker == 0 => "-".to_owned(),
             C::Worker => line.worker.to_string(),
             C::State => line.state.to_owned(),
             C::Rate => rate(line.rate),

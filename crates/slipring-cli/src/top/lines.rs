@@ -32,7 +32,7 @@ pub(super) struct Line {
     pub(super) role: String,
     /// Whether it is a role of a pool, which has workers.
     pub(super) is_role: bool,
-    /// How many workers a role has; the process id of a worker.
+    /// How many workers a role has; the process id of a worker, or 0 if it is not known.
     pub(super) worker: u64,
     /// The command line of the host.
     pub(super) command: String,
@@ -171,7 +171,7 @@ fn line(host: &Host, row: &Row, before: Option<(&Row, Duration)>) -> Option<Line
     };
     let shown = match &row.numbers {
         Numbers::Channel(n) => Line {
-            name: format!("{} {}", row.role, n.pid),
+            name: format!("{} {}", row.role, row.pid.map_or("-".to_owned(), |pid| pid.to_string())),
             state: of_the_host.unwrap_or(match (n.state, n.worker_state) {
                 (2 | 3, _) => "closed",
                 (4, _) => "dead",
@@ -188,7 +188,7 @@ fn line(host: &Host, row: &Row, before: Option<(&Row, Duration)>) -> Option<Line
             oldest: Duration::from_nanos(n.busy_for),
             ring: percent(n.request_ring_used, n.request_ring_capacity)
                 .max(percent(n.reply_ring_used, n.reply_ring_capacity)),
-            worker: n.pid,
+            worker: row.pid.map_or(0, u64::from),
             p50: quantile(&row.first_times, 0.5),
             p99: quantile(&row.first_times, 0.99),
             ..empty(host, row)

@@ -11,6 +11,7 @@ mod hosts;
 mod inherited;
 mod inputs;
 mod inspect;
+mod namespaces;
 mod outputs;
 mod refusing;
 mod replay;
