@@ -58,7 +58,8 @@ fn what_is_gone_leaves_the_page_and_the_last_one_ends_it() {
         (0..2500).for_each(|_| add_to_page(&one));
         add_to_page(&other);
         until(|| rows() == Some(BLOCKS));
-        assert_eq!(host(std::process::id()).unwrap().unwrap().omitted, 453);
+        // A round that began before the last of them has counted less.
+        until(|| host(std::process::id()).unwrap().unwrap().omitted == 453);
         drop(one);
         until(|| rows() == Some(1));
         drop(other);
