@@ -112,17 +112,18 @@ pub(crate) fn around_stops(act: impl FnMut(About) + Send + 'static) -> io::Resul
         signal_hook::flag::register_usize(signal, Arc::clone(&LAST_STOP), number)?;
     }
     let signals = ending().chain([SIGTSTP]);
-    start(Signals::new(unignored(signals).chain([SIGCONT, SIGWINCH]))?, act)
+    start(Signals::new(unignored(signals).chain([SIGCONT, SIGWINCH]))?, act)?;
+    // The thread that stops the program notes it itself, and so in time.
+    sys::block(&[SIGCONT]);
+    Ok(())
 }
 
 /// The last one of SIGTSTP and SIGCONT.
 static LAST_STOP: LazyLock<Arc<AtomicUsize>> = LazyLock::new(Arc::default);
 
-/// Stops the program until it is continued, if it was not continued by now.
+/// Stops the program until it is continued, if it was not continued by now. For the thread of signals.
 pub(crate) fn stop() {
-    if usize::try_from(SIGTSTP) == Ok(LAST_STOP.load(Ordering::Relaxed)) {
-        sys::stop_by(SIGTSTP);
-    }
+    sys::stop_by(SIGTSTP, || usize::try_from(SIGTSTP) == Ok(LAST_STOP.load(Ordering::Relaxed)));
 }
 
 fn unignored(signals: impl IntoIterator<Item = i32>) -> impl Iterator<Item = i32> {

@@ -77,17 +77,29 @@ fn mask(how: i32, signals: &[i32]) {
     unsafe { libc::pthread_sigmask(how, set.as_ptr(), std::ptr::null_mut()) };
 }
 
-/// Stops the process as this signal does without a handler, until the process is continued. Returns at
-/// once if the kernel does not stop it, as no shell is there that could continue it.
-pub(crate) fn stop_by(signal: i32) {
+/// Stops the process as this signal does without a handler, until the process is continued, unless `is_wanted`
+/// says no. Returns at once if the kernel does not stop it, as no shell is there that could continue it.
+///
+/// The signal waits while `is_wanted` is asked: to continue the process takes back one that waits, but not one
+/// that is sent later.
+pub(crate) fn stop_by(signal: i32, is_wanted: impl FnOnce() -> bool) {
     let mut default = MaybeUninit::<libc::sigaction>::zeroed();
     let mut handler = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: integers and null pointers, for which zeros are good; a mask of zeros is empty.
     unsafe { default.assume_init_mut() }.sa_sigaction = libc::SIG_DFL;
+    block(&[signal]);
     // SAFETY: the call reads the one and writes the other, both live.
     unsafe { libc::sigaction(signal, default.as_ptr(), handler.as_mut_ptr()) };
-    // SAFETY: integers only. The signal has reached this thread when the call returns.
+    // SAFETY: integers only.
     unsafe { libc::raise(signal) };
+    if !is_wanted() {
+        // SAFETY: as above. To ignore a signal takes back one that waits.
+        unsafe { default.assume_init_mut() }.sa_sigaction = libc::SIG_IGN;
+        // SAFETY: the call reads what is live.
+        unsafe { libc::sigaction(signal, default.as_ptr(), std::ptr::null_mut()) };
+    }
+    // The signal has reached this thread when this returns.
+    unblock(&[signal]);
     // SAFETY: reads what the call above has written; a handler that was good then is so now.
     unsafe { libc::sigaction(signal, handler.as_ptr(), std::ptr::null_mut()) };
 }
