@@ -120,7 +120,7 @@ pub(crate) fn belongings() -> (BTreeSet<String>, BTreeSet<String>) {
 pub(crate) fn sleeps_of_threads(name: &str) -> u64 {
     let mut sum = 0;
     for task in fs::read_dir("/proc/self/task").unwrap().flatten() {
-        if fs::read_to_string(task.path().join("comm")).unwrap().trim() == name {
+        if name_of_thread(&task) == name {
             let status = fs::read_to_string(task.path().join("status")).unwrap();
             let line = status.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"));
             sum += line.unwrap().trim().parse::<u64>().unwrap();
@@ -131,7 +131,13 @@ pub(crate) fn sleeps_of_threads(name: &str) -> u64 {
 
 pub(crate) fn threads_named(name: &str) -> usize {
     let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
-    tasks.filter(|t| fs::read_to_string(t.path().join("comm")).unwrap().trim() == name).count()
+    tasks.filter(|task| name_of_thread(task) == name).count()
+}
+
+/// Empty for one that has ended since it was listed.
+fn name_of_thread(task: &fs::DirEntry) -> String {
+    let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+    name.trim_end().to_owned()
 }
 
 /// Prints the median and the 99th percentile, which `--nocapture` shows.
