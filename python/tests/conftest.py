@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +18,17 @@ WORKER = Path(__file__).with_name("worker.py")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Spawn = Callable[..., slipring.Channel]
+
+
+def descriptors() -> list[str]:
+    """Return what this process has open, but for the status page, which comes and goes with channels."""
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            found.append(os.readlink(f"/proc/self/fd/{number}"))
+        except FileNotFoundError:
+            continue  # That of the list itself, or one that was closed meanwhile.
+    return sorted(link for link in found if "slipring-status" not in link)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import slipring
 from compat_workers import Kind, NotToUnpickle, Role, RoleConfig, Shared, share, worker_main
+from conftest import descriptors
 from slipring import compat
 
 TIMEOUT = 30.0
@@ -415,7 +416,7 @@ def test_a_configuration_can_have_what_multiprocessing_shares(log_dir: Path) -> 
 
     async def main() -> None:
         for number in range(2):
-            before = sorted(os.listdir("/proc/self/fd"))
+            before = descriptors()
             channel, _ = compat.Spawner(log_dir).spawn(share, config)
             their_end.send("one")
             our_end.send("two")
@@ -431,7 +432,7 @@ def test_a_configuration_can_have_what_multiprocessing_shares(log_dir: Path) -> 
             del channel
             gc.collect()
             # But for those of the tracker of shared memory, and of the library's own thread.
-            assert number == 0 or sorted(os.listdir("/proc/self/fd")) == before
+            assert number == 0 or descriptors() == before
         theirs.close()
         ours.close()
         # Nothing of this process has the ends any more.

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import slipring
+from conftest import descriptors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -285,11 +286,6 @@ def test_the_registry_of_the_forking_pickler_is_honoured() -> None:
         ForkingPickler._extra_reducers.pop(Registered)  # type: ignore[attr-defined]
     assert isinstance(b.recv()[0], Registered)
     assert not b.poll()
-
-
-def descriptors() -> int:
-    """Return how many descriptors the process has."""
-    return len(os.listdir("/proc/self/fd"))
 
 
 def test_nothing_is_left_of_closed_pipes() -> None:
