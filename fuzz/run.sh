@@ -3,7 +3,7 @@
 # them, one after the other; without an option, for ten seconds each. It starts from the seeds
 # and the regressions in the repository, and keeps new inputs in fuzz/corpus, which git ignores.
 #
-#   fuzz/run.sh                                      as CI does
+#   fuzz/run.sh -- -max_total_time=5                 as CI does
 #   SANITIZER=none fuzz/run.sh matrix -- -runs=100000000   a decoder, for a release
 #   fuzz/run.sh hostile_peer -- -max_total_time=3600       a live channel, for a release
 #
