@@ -144,7 +144,7 @@ impl<const WORDS: usize> StatusMemory<WORDS> {
                 .map_err(|e| Error::os(format!("cannot map {len} bytes of a status page"), e))?;
             others(&file);
             memfd::seal(&file, SEALS_DOWN)?;
-            // Where the kernel does not tell, it is as likely as anywhere that nobody has.
+            // Where the kernel does not tell, the page is used: most likely no process has opened it.
             if !memfd::is_open_for_writing(&file).unwrap_or(false) {
                 return Self::of(file, map);
             }

@@ -102,7 +102,7 @@ pub(crate) fn seal(file: &File, seals: i32) -> Result<()> {
     Ok(())
 }
 
-/// Whether anybody has opened this memfd for writing since it was made, as by `/proc`, and has it open or
+/// Whether a process has opened this memfd for writing since it was made, as by `/proc`, and has it open or
 /// mapped still. The descriptor that its maker has got, and the maps of that, do not count.
 ///
 /// The kernel tells it when it is asked for a lease, which a file that is open for writing does not get.
@@ -115,8 +115,8 @@ pub(crate) fn is_open_for_writing(file: &File) -> io::Result<bool> {
         // SAFETY: a system call on a descriptor that `file` keeps open.
         check(unsafe { libc::fcntl(file.as_raw_fd(), command, argument) })
     };
-    // Who opens it while the lease is held has the kernel send a signal to the holder. The usual one ends a
-    // process that has no handler for it; this one does nothing there.
+    // If a process opens the file while the lease is held, the kernel sends this one a signal. The usual one
+    // ends a process without a handler for it; SIGURG does nothing there.
     fcntl(F_SETSIG, libc::SIGURG)?;
     match fcntl(libc::F_SETLEASE, libc::F_RDLCK) {
         Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => return Ok(true),
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_opened_a_file_for_writing_is_seen_also_by_a_map_alone() {
+    fn an_opening_for_writing_is_seen_also_by_its_map_alone() {
         let file = create(c"test", 8192).unwrap();
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let _read = File::open(&path).unwrap();
