@@ -51,6 +51,13 @@ impl<T: AsRef<[u8]> + Send + Sync> Owner for T {
     }
 }
 
+#[cfg(all(feature = "async", feature = "bytes"))]
+impl AsRef<[u8]> for Box<dyn Owner> {
+    fn as_ref(&self) -> &[u8] {
+        (**self).bytes()
+    }
+}
+
 #[cfg(feature = "async")]
 impl fmt::Debug for dyn Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -345,5 +352,37 @@ mod tests {
         let short = Body::Message(PooledBuffer::new(again, &pool)).detach();
         assert_eq!(short.bytes().to_vec(), [8; 100]);
         assert!(pool.buffer(0).capacity() >= 5000, "a short one does not hold it");
+    }
+
+    #[cfg(feature = "bytes")]
+    #[test]
+    fn shared_bytes_leave_the_memory_of_a_message_to_the_next_one() {
+        use bytes::Bytes;
+
+        use crate::channel::reply::Reply;
+
+        let pool = BufferPool::new();
+        let message = |len: usize| {
+            let mut bytes = pool.fitting_buffer(len);
+            bytes.resize(len, 7);
+            let place = bytes.as_ptr();
+            (Reply::new(1, Body::Message(PooledBuffer::new(bytes, &pool))), place)
+        };
+        let (first, place) = message(5000);
+        let shared = Bytes::from(first);
+        assert_eq!((shared.as_ptr(), &shared[..]), (place, &[7; 5000][..]));
+        let (second, elsewhere) = message(5000);
+        assert_ne!(elsewhere, place);
+        drop(shared);
+        drop(second);
+        assert_eq!(message(5000).1, place);
+    }
+
+    #[cfg(all(feature = "async", feature = "bytes"))]
+    #[test]
+    fn shared_bytes_of_an_owner_are_those_of_the_owner() {
+        let owner = bytes::Bytes::from_static(&[7; 100]);
+        let reply = crate::Reply::from_owner(crate::RequestId::from(1), owner.clone());
+        assert_eq!(bytes::Bytes::from(reply).as_ptr(), owner.as_ptr());
     }
 }

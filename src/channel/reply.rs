@@ -188,10 +188,16 @@ impl Source for Reply {
     }
 }
 
-/// Takes the bytes out of the reply, and copies them if they lie in the ring.
+/// Takes the bytes out of the reply, and copies them if they lie in the ring. A long one's buffer is used
+/// for the next when they are dropped.
 #[cfg(feature = "bytes")]
 impl From<Reply> for bytes::Bytes {
     fn from(reply: Reply) -> Self {
-        reply.into_vec().into()
+        match reply.body {
+            #[cfg(feature = "async")]
+            Body::Foreign(owner) => Self::from_owner(owner),
+            Body::Message(message) if !message.is_oversized() => Self::from_owner(message),
+            other => other.into_vec().into(),
+        }
     }
 }

@@ -135,6 +135,13 @@ impl PooledBuffer {
     }
 }
 
+#[cfg(feature = "bytes")]
+impl AsRef<[u8]> for PooledBuffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 impl Drop for PooledBuffer {
     fn drop(&mut self) {
         self.pool.give(std::mem::take(&mut self.bytes));
