@@ -15,8 +15,8 @@ pub struct Plan {
     words: Vec<String>,
 }
 
-const PARTS: [&[&str]; 3] =
-    [&["loopback", "veth", "fleet"], &["plain", "tls"], &["calls", "streams"]];
+const PARTS: [&[&str]; 4] =
+    [&["loopback", "veth", "fleet"], &["plain", "tls"], &["calls", "streams"], &["anywhere"]];
 
 impl Plan {
     /// From the words of the command line: names of parts, and the number of rounds.
@@ -41,7 +41,12 @@ impl Plan {
     pub fn has(&self, part: &str) -> bool {
         let parts = PARTS.iter().find(|parts| parts.contains(&part)).unwrap();
         let is_free = !self.words.iter().any(|word| parts.contains(&word.as_str()));
-        is_free || self.words.iter().any(|word| word == part)
+        is_free || self.asks_for(part)
+    }
+
+    /// Whether a word was given.
+    pub fn asks_for(&self, word: &str) -> bool {
+        self.words.iter().any(|given| given == word)
     }
 
     /// Each takes some 50 ms for each way.

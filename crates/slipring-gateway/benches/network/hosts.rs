@@ -1,6 +1,8 @@
 //! The hosts, the processes on them, and the certificates.
 
+use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
@@ -52,8 +54,8 @@ pub struct Process {
 
 impl Process {
     /// Starts this program on a host, or on no particular one, with other words.
-    pub fn start(host: Option<&str>, number: &str, words: &[&str]) -> Self {
-        let mut command = command(host, words);
+    pub fn start(host: Option<&str>, at: &Processors, number: &str, words: &[&str]) -> Self {
+        let mut command = command(host, at, words);
         command.env(HOST, number).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap());
@@ -74,8 +76,8 @@ impl Process {
     }
 
     /// Runs this program on a host, and waits for its end.
-    pub fn run(host: Option<&str>, words: &[&str]) {
-        let status = command(host, words).stdin(Stdio::null()).status().unwrap();
+    pub fn run(host: Option<&str>, at: &Processors, words: &[&str]) {
+        let status = command(host, at, words).stdin(Stdio::null()).status().unwrap();
         assert!(status.success(), "{words:?}: {status}");
     }
 }
@@ -88,18 +90,49 @@ impl Drop for Process {
     }
 }
 
-fn command(host: Option<&str>, words: &[&str]) -> Command {
+fn command(host: Option<&str>, at: &Processors, words: &[&str]) -> Command {
     let program = std::env::current_exe().unwrap();
-    let mut command = match host {
-        None => Command::new(program),
-        Some(host) => {
-            let mut command = Command::new("ip");
-            command.args(["netns", "exec", host]).arg(program);
-            command
-        }
-    };
-    command.args(words);
+    let mut line: Vec<&OsStr> = Vec::new();
+    if let Some(host) = host {
+        line.extend(["ip", "netns", "exec", host].map(OsStr::new));
+    }
+    if let Some(list) = &at.0 {
+        line.extend(["taskset", "-c", list.as_str()].map(OsStr::new));
+    }
+    line.push(program.as_os_str());
+    let mut command = Command::new(line[0]);
+    command.args(&line[1..]).args(words);
     command
+}
+
+/// The processors that a process and its workers may use: a list, or all.
+#[derive(Debug)]
+pub struct Processors(Option<String>);
+
+impl Processors {
+    pub const ALL: Self = Self(None);
+
+    /// Half of the processors for each side, as two machines have processors of their own. All for both
+    /// if there is only one.
+    pub fn halves() -> [Self; 2] {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        let all: Vec<usize> = list.unwrap().trim().split(',').flat_map(range).collect();
+        if all.len() < 2 {
+            return [Self::ALL, Self::ALL];
+        }
+        let (first, second) = all.split_at(all.len() / 2);
+        [first, second].map(|half| {
+            let half: Vec<_> = half.iter().map(ToString::to_string).collect();
+            Self(Some(half.join(",")))
+        })
+    }
+}
+
+/// The numbers of `3` or `0-3`.
+fn range(text: &str) -> RangeInclusive<usize> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    first.parse().unwrap()..=last.parse().unwrap()
 }
 
 /// Certificates of both sides, in a directory that is removed with this.

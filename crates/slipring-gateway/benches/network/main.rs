@@ -2,9 +2,11 @@
 //! socket, bare tonic, and gateways, one after another in each round. Then a fleet of gateways.
 //!
 //! `cargo bench -p slipring-gateway --bench network -- [loopback|veth|fleet] [plain|tls]
-//! [calls|streams] [ROUNDS]`
+//! [calls|streams] [anywhere] [ROUNDS]`
 //!
-//! The hosts are network namespaces. The program is everything that runs on them.
+//! The hosts are network namespaces. The program is everything that runs on them. Client and servers each
+//! have half of the processors, but for the fleet, and unless `anywhere` is asked for: where two processes
+//! run decides more than what they do.
 
 #![expect(unreachable_pub, reason = "modules of one program")]
 
@@ -24,7 +26,7 @@ use std::future::Future;
 use std::path::Path;
 
 use figures::{Figures, Plan};
-use hosts::{Certificates, GATEWAYS, Hosts, LOOPBACK, Process};
+use hosts::{Certificates, GATEWAYS, Hosts, LOOPBACK, Process, Processors};
 use server::Addresses;
 
 fn main() {
@@ -74,18 +76,22 @@ fn measure(arguments: &[String]) {
     let hosts = Hosts::new();
     figures::print_machine();
     let certificates = Certificates::make();
+    let sides = match plan.asks_for("anywhere") {
+        true => [Processors::ALL, Processors::ALL],
+        false => Processors::halves(),
+    };
     if plan.has("loopback") || plan.has("veth") {
         Figures::print_head();
     }
     if plan.has("loopback") {
         let first = hosts.as_ref().ok().map(|_| hosts::CALLER);
-        two_hosts("loopback", [first, first], LOOPBACK, &certificates, arguments);
+        two_hosts("loopback", [first, first], &sides, LOOPBACK, &certificates, arguments);
     }
     match hosts {
         Ok(hosts) => {
             if plan.has("veth") {
                 let at = [Some(hosts::CALLER), Some(GATEWAYS[0])];
-                two_hosts("veth", at, hosts::PAIR, &certificates, arguments);
+                two_hosts("veth", at, &sides, hosts::PAIR, &certificates, arguments);
             }
             if plan.has("fleet") {
                 fleet_of(&hosts, arguments);
@@ -99,16 +105,17 @@ fn measure(arguments: &[String]) {
 fn two_hosts(
     place: &str,
     [caller, server]: [Option<&str>; 2],
+    [its, of_servers]: &[Processors; 2],
     ip: &str,
     certificates: &Certificates,
     arguments: &[String],
 ) {
     let directory = certificates.directory();
-    let mut servers = Process::start(server, "0", &["run-server", ip, directory]);
+    let mut servers = Process::start(server, of_servers, "0", &["run-server", ip, directory]);
     let ports = servers.line();
     let mut words = vec!["run-client", place, ip, &ports, directory];
     words.extend(arguments.iter().map(String::as_str));
-    Process::run(caller, &words);
+    Process::run(caller, its, &words);
     servers.end();
 }
 
@@ -118,7 +125,7 @@ fn fleet_of(hosts: &Hosts, arguments: &[String]) {
     for (number, host) in GATEWAYS.into_iter().enumerate() {
         let address = format!("{}:7411", hosts.address(host));
         let words = ["run-gateway", &address];
-        let mut gateway = Process::start(Some(host), &number.to_string(), &words);
+        let mut gateway = Process::start(Some(host), &Processors::ALL, &number.to_string(), &words);
         assert_eq!(gateway.line(), "listens");
         gateways.push(gateway);
         addresses.push(address);
@@ -126,6 +133,6 @@ fn fleet_of(hosts: &Hosts, arguments: &[String]) {
     let addresses = addresses.join(",");
     let mut words = vec!["run-callers", addresses.as_str()];
     words.extend(arguments.iter().map(String::as_str));
-    Process::run(Some(hosts::CALLER), &words);
+    Process::run(Some(hosts::CALLER), &Processors::ALL, &words);
     gateways.iter_mut().for_each(Process::end);
 }
