@@ -166,6 +166,26 @@ fn frames_around_the_rings_end_are_found_behind_the_padding() {
     assert_eq!(requests.frames.iter().map(|f| f.request).collect::<Vec<_>>(), [4, 5]);
 }
 
+#[test]
+fn all_that_is_left_of_an_empty_rings_lap_can_be_padding() {
+    let mut rig = Rig::new(0);
+    rig.request(1, 100);
+    rig.take();
+    let mut begun_anew = rig.copies();
+    let ring = as_usize(rig.header.own.data.offset);
+    let notified = control::DATA + control::CHECKED;
+    // A frame without a payload, at the ring's first byte.
+    let frame = [(ring, 4096 | 1), (ring + 8, 0), (ring + 64, 0)];
+    let words = frame.into_iter().chain([(ring + 192, 192 | 2), (notified, 4096 + 64)]);
+    for (offset, word) in words {
+        begun_anew[DOWN][offset..offset + 8].copy_from_slice(&u64::to_le_bytes(word));
+    }
+    let found = rig.examine(&begun_anew);
+    assert_eq!(not_ok(&found), []);
+    let requests = &found.rings[0];
+    assert_eq!((requests.head, requests.padding, requests.frame_count), (192, 4096 - 192, 1));
+}
+
 /// A word of a region that no honest program writes.
 type Forged = (usize, usize, u64, &'static str, &'static str);
 
@@ -178,13 +198,14 @@ fn each_word_that_cannot_be_fails_its_own_check() {
     let ring = as_usize(rig.header.own.data.offset);
     let (marks, table) = (as_usize(rig.header.peer.requests_offset), control::END);
     let data = control::DATA;
-    let cases: [Forged; 16] = [
+    let cases: [Forged; 17] = [
         (UP, data + control::HEAD, 7, "requests: cursors", "head 7"),
         (UP, data + control::HEAD, 1 << 40, "requests: cursors", "in a ring of 4096 bytes"),
         (DOWN, data + control::CHECKED, 65, "requests: cursors", "notified 65"),
         (DOWN, data + control::CHECKED, 448, "requests: frames", "up to 448 were published"),
         (DOWN, ring, 3, "requests: frames", "commit word at 0 is 0x3"),
-        (DOWN, ring, 2, "requests: frames", "where the longest frame fits"),
+        (DOWN, ring, 2, "requests: frames", "4096 bytes of frames in a ring of 4096"),
+        (DOWN, ring + 192, 192 | 2, "requests: frames", "where the longest frame fits"),
         (DOWN, ring, 0, "requests: frames", "and end at 0"),
         (DOWN, ring + 8, 1001, "requests: frames", "a frame of 1001 bytes at 0: the cap is 1000"),
         (DOWN, ring + 8, 0xFFFF_FFFF, "requests: frames", "a frame of 4294967295 bytes"),

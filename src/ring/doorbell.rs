@@ -115,6 +115,12 @@ use spinner::Spinner;
 pub(crate) const BY_FD: u64 = 1;
 const POSITION: u64 = !63;
 
+/// The position that a side has announced.
+#[inline]
+pub(crate) fn announced_position(announced: u64) -> u64 {
+    announced & POSITION
+}
+
 /// The waker's side: the way to wake the peer of this process.
 #[derive(Debug)]
 pub(crate) struct Bell {
@@ -154,7 +160,8 @@ impl Bell {
     /// `[from, to)`. Returns whether it did. W4 in the diagram above.
     #[inline]
     pub(crate) fn ring_if_awaited(&self, announced: u64, from: u64, to: u64) -> bool {
-        let is_awaited = within(announced & POSITION, from, to) && !fork::is_forked_child();
+        let is_awaited =
+            within(announced_position(announced), from, to) && !fork::is_forked_child();
         if is_awaited {
             match &self.wake_fd {
                 Some(wake_fd) if announced & BY_FD != 0 => wake_fd.wake_peer(),

@@ -22,6 +22,7 @@ use crate::sync::Ordering;
 use crate::sys::clock::Deadline;
 use crate::sys::wake_fd::WakeFd;
 
+mod anew;
 mod hostile;
 mod leases;
 mod open_slots;

@@ -13,6 +13,23 @@
 //! If load 3 sees store 2, then read 1 happened before 4: no slot is filled while it is read.
 //! What the peer stores as its head is checked: it must be a slot's boundary between the head
 //! that was last seen and the tail.
+//!
+//! # A ring that is empty begins anew
+//!
+//! A ring is much larger than what is in it most of the time: one call after another goes through all of
+//! its memory, and finds none of it in the processor's caches. So each [`STEP`] bytes the producer looks
+//! whether all is released and the consumer sleeps for the next frame. If so, padding ends the lap, and
+//! the frame is put at the ring's first byte, whose lines were used lately:
+//!
+//! ```text
+//!   0              tail = head = what the consumer sleeps for      end
+//!   | lines used lately  | padding ................................ |
+//!     ^ the next frame
+//! ```
+//!
+//! Until the consumer has gone past the padding, the ring has no more room than the lines before it. So it
+//! must be about to look: one that is busy has not said that it sleeps, and the ring goes on. And no more
+//! may have come since it was last woken than there is room for: a stream fills the ring as before.
 
 use crate::config::{CopyChoices, FRAME_HEADER, RingConfig};
 use crate::error::{Error, Result};
@@ -32,6 +49,11 @@ use crate::sync::Ordering;
 use crate::sys::clock::Deadline;
 use crate::sys::fork;
 
+/// So far from its first byte a ring can begin anew, and after so many bytes the producer looks whether it
+/// can: what both rings of a channel use then fits in the second cache of a processor.
+const FAR: u64 = 384 << 10;
+const STEP: u64 = 128 << 10;
+
 /// The end of a ring that claims slots, fills them and publishes them.
 #[derive(Debug)]
 pub(crate) struct Producer {
@@ -45,7 +67,11 @@ pub(crate) struct Producer {
     head: u64,
     /// Up to where slots are free and have pages, as far as is known. Once the peer is known to be
     /// corrupt it stands where nothing fits, so that every claim looks again.
+    /// It is no further than where the producer is to look whether the ring can begin anew.
     free_to: u64,
+    /// [`FAR`] and [`STEP`]. A small ring never begins anew: all its lines were used lately. Only tests use
+    /// it from elsewhere.
+    pub(super) anew: Option<[u64; 2]>,
     first_lap: FirstLap,
     poisoned: Option<Error>,
     /// The most bytes that were ever in flight.
@@ -68,6 +94,7 @@ impl Producer {
             max_frame: as_usize(u64::from(layout.max_frame)),
             head: layout.origin,
             free_to: layout.origin,
+            anew: (layout.capacity >= 4 * FAR).then_some([FAR, STEP]),
             first_lap: FirstLap::new(layout),
             poisoned: None,
             high_water: 0,
@@ -136,11 +163,11 @@ impl Producer {
         }
         fork::check()?;
         let (padding, needed) = self.needed(len);
-        let is_free = self.fits(needed) || self.make_room(needed)?;
-        if is_free {
-            self.writer.reserve(padding, len);
+        if !self.fits(needed) {
+            return self.reserve_slowly(padding, needed, len);
         }
-        Ok(is_free)
+        self.writer.reserve(padding, len);
+        Ok(true)
     }
 
     /// Claims the slot that was reserved.
@@ -181,8 +208,8 @@ impl Producer {
     #[inline]
     pub(crate) fn claim_batch_reserved(&mut self, count: usize) -> Batch<'_> {
         let mut most = self.free_in_a_row();
-        if count > most && self.first_lap.made().is_some() {
-            most = self.make_pages_in_a_row(count);
+        if count > most && self.free_to != self.head.wrapping_add(self.writer.capacity()) {
+            most = self.free_more_in_a_row(count);
         }
         Batch::of(&mut self.writer, count.min(most))
     }
@@ -199,17 +226,17 @@ impl Producer {
         as_usize(free.min(in_a_row)).max(1)
     }
 
-    /// Makes pages for `count` slots or for all that lie in a row, so that batches are as long in
-    /// the first lap as later. Returns how many slots have pages.
+    /// Puts off the next look for `count` slots or for all that lie in a row, and makes pages for them, so
+    /// that batches are as long there as elsewhere. Returns how many slots are free.
     #[cold]
-    fn make_pages_in_a_row(&mut self, count: usize) -> usize {
+    fn free_more_in_a_row(&mut self, count: usize) -> usize {
         let Self { writer, first_lap, .. } = self;
         let wanted = as_u64(count).saturating_mul(span(writer.len()));
         let end =
             writer.start().wrapping_add(wanted.min(to_end(writer.start(), writer.capacity())));
         // Without memory the batch has the slots that have pages. The next claim returns the error.
         let _ = first_lap.make(end, |from, to| writer.make_pages(from, to));
-        self.update_free();
+        self.update_free(end);
         self.free_in_a_row()
     }
 
@@ -309,17 +336,35 @@ impl Producer {
         end.wrapping_sub(self.writer.capacity())
     }
 
-    /// As [`Producer::has_room_now`]. If there is room, it has pages then.
+    /// Reserves a slot for which there is no room as far as is known.
     #[cold]
-    fn make_room(&mut self, needed: u64) -> Result<bool> {
+    fn reserve_slowly(&mut self, padding: u64, needed: u64, len: usize) -> Result<bool> {
         if !self.has_room_now(needed)? {
             return Ok(false);
         }
+        let padding = self.padding_to_begin_anew(len)?.unwrap_or(padding);
         let Self { writer, first_lap, .. } = self;
-        let end = writer.tail().wrapping_add(needed);
+        let end = writer.tail().wrapping_add(padding + span(len));
         first_lap.make(end, |from, to| writer.make_pages(from, to))?;
-        self.update_free();
+        self.update_free(end);
+        self.writer.reserve(padding, len);
         Ok(true)
+    }
+
+    /// The padding with which a slot for `len` bytes is the first of the ring, if it is to be: see
+    /// "A ring that is empty begins anew".
+    fn padding_to_begin_anew(&mut self, len: usize) -> Result<Option<u64>> {
+        let (tail, capacity) = (self.writer.tail(), self.writer.capacity());
+        let rest = to_end(tail, capacity);
+        let far = self.anew.map(|[far, _]| far).filter(|far| capacity - rest >= *far);
+        let is_awaited = far.is_some_and(|far| self.writer.is_awaited_after(far));
+        // In the first lap, pages would be made of all that is left out.
+        if !is_awaited || self.first_lap.made().is_some() {
+            return Ok(None);
+        }
+        self.take_head(self.look_at_head())?;
+        let is_empty = self.head == tail;
+        Ok((is_empty && self.fits_behind(rest + span(len), tail)).then_some(rest))
     }
 
     /// Whether `needed` bytes fit behind the consumer's head as it is now. Whether they have pages
@@ -337,9 +382,18 @@ impl Producer {
         Ok(is_free)
     }
 
-    fn update_free(&mut self) {
-        let room = || self.head.wrapping_add(self.writer.capacity());
-        self.free_to = self.first_lap.made().unwrap_or_else(room);
+    /// Finds out up to where slots are free, at most to where the producer is to look after a slot that
+    /// ends at `end`.
+    fn update_free(&mut self, end: u64) {
+        let tail = self.writer.tail();
+        let free_to = || {
+            let room = self.head.wrapping_add(self.writer.capacity());
+            let Some([_, step]) = self.anew else { return room };
+            // A claim needs room for one header more than its slot.
+            let look_at = end.wrapping_add(to_end(end, step)).wrapping_add(span(0));
+            if look_at.wrapping_sub(tail) < room.wrapping_sub(tail) { look_at } else { room }
+        };
+        self.free_to = self.first_lap.made().unwrap_or_else(free_to);
     }
 
     /// The consumer's head, if it is one that can be.
@@ -366,7 +420,7 @@ impl Producer {
         match looked {
             Ok(head) => {
                 self.head = head;
-                self.update_free();
+                self.update_free(self.writer.tail());
                 self.note_high_water();
                 Ok(())
             }

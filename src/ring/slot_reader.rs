@@ -12,7 +12,7 @@
 //! | what | must be | otherwise |
 //! |---|---|---|
 //! | the commit word | one of the four that `commit.rs` lists | corrupt |
-//! | padding | where the longest frame might not fit before the ring's end, with a frame behind it | corrupt |
+//! | padding | where the longest frame might not fit before the ring's end, or all is released, with a frame behind it | corrupt |
 //! | the length | at most `max_frame`, and within the ring's end | corrupt |
 //! | the frame's end | within one capacity of what was released, less one header | corrupt |
 //! | kind, flags, request, aux | anything | |
@@ -182,10 +182,17 @@ impl SlotReader {
         }
     }
 
-    /// Whether an honest writer may find that its frame does not fit before the ring's end.
+    /// Whether an honest writer may find that its frame does not fit before the ring's end, or that the
+    /// ring is empty.
     fn can_be_padding(&mut self) -> bool {
         let rest = to_end(self.next, self.capacity);
-        rest < span(self.max_frame) && self.is_within_capacity(self.next.wrapping_add(rest))
+        (rest < span(self.max_frame) || self.published() == self.next)
+            && self.is_within_capacity(self.next.wrapping_add(rest))
+    }
+
+    /// Up to where the producer was told that slots are released.
+    fn published(&self) -> u64 {
+        self.cursor.as_ref().map_or_else(|| self.reclaim.published(), |cursor| cursor.published)
     }
 
     /// Copies the header of the frame that was found.
@@ -237,10 +244,9 @@ impl SlotReader {
             self.poison(no_memory);
             return false;
         }
-        self.told = match (first_lap.made(), &self.cursor) {
-            (Some(made), _) => made.wrapping_sub(self.capacity),
-            (None, Some(cursor)) => cursor.published,
-            (None, None) => self.reclaim.published(),
+        self.told = match first_lap.made() {
+            Some(made) => made.wrapping_sub(self.capacity),
+            None => self.published(),
         };
         end.wrapping_sub(self.told) <= self.capacity - span(0)
     }

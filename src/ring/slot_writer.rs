@@ -21,8 +21,8 @@
 //!
 //! # Padding
 //!
-//! Slots are contiguous. If a frame does not fit before the ring's end, padding fills the rest
-//! and the frame's slot starts at the ring's first byte:
+//! Slots are contiguous. If a frame does not fit before the ring's end, or an empty ring begins anew,
+//! padding fills the rest and the frame's slot starts at the ring's first byte:
 //!
 //! ```text
 //!                     P                 end
@@ -56,7 +56,7 @@ use crate::config::CopyChoices;
 use crate::error::Result;
 use crate::ring::commit::Commit;
 use crate::ring::copy_choice::{CopyChoice, FINDINGS, Look};
-use crate::ring::doorbell::Bell;
+use crate::ring::doorbell::{Bell, announced_position};
 use crate::ring::ends::Ends;
 use crate::ring::header::Header;
 use crate::ring::history::{History, PublishedFrame};
@@ -91,6 +91,8 @@ pub(super) struct SlotWriter {
     /// The sleep word has been checked for all frames before this position.
     notified: u64,
     wakes: u64,
+    /// The position for which the consumer had to be woken last.
+    woken_at: u64,
     /// Where the group begins that is not published yet, and the word that publishes it.
     held: Option<(u64, u64)>,
     /// Slots that are filled without the writer.
@@ -119,6 +121,7 @@ impl SlotWriter {
             len: 0,
             notified: layout.origin,
             wakes: 0,
+            woken_at: layout.origin,
             held: None,
             open: OpenSlots::default(),
             copies: CopyChoice::new(layout.capacity, ends.tuning.copy, &FINDINGS),
@@ -371,6 +374,14 @@ impl SlotWriter {
         }
     }
 
+    /// Whether the consumer has said that it sleeps for the next frame, and at most `most` bytes came since
+    /// it last had to be woken.
+    pub(super) fn is_awaited_after(&self, most: u64) -> bool {
+        // Relaxed: a hint.
+        let awaited = announced_position(self.peer_sleep_at.load(Ordering::Relaxed));
+        awaited == self.tail && self.tail.wrapping_sub(self.woken_at) <= most
+    }
+
     /// Up to where all slots are published.
     pub(super) fn published(&self) -> u64 {
         self.open.first_or(self.held.map_or(self.tail, |(at, _)| at))
@@ -394,6 +405,7 @@ impl SlotWriter {
         let is_awaited = self.bell.ring_if_awaited(awaited, self.notified, end);
         if is_awaited {
             self.wakes += 1;
+            self.woken_at = announced_position(awaited);
         }
         self.notified = end;
         // Release: pairs with the Acquire load in `Consumer::has_notified_taken`.

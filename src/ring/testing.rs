@@ -54,6 +54,8 @@ pub(crate) struct RigOptions {
     pub(crate) max_frame: usize,
     /// The position of the first slot.
     pub(crate) origin: u64,
+    /// How far from its first byte the ring can begin anew, and the bytes between two looks.
+    pub(crate) anew: Option<[u64; 2]>,
     /// How often both bells have rung before.
     pub(crate) rung: u32,
     /// The producer's and the consumer's ends of a pair of descriptors.
@@ -73,13 +75,13 @@ pub(crate) fn rig_with(options: RigOptions) -> RingRig {
 
 impl RigOptions {
     pub(crate) fn new(capacity: usize, max_frame: usize) -> Self {
-        Self { capacity, max_frame, origin: 0, rung: 0, wake_fds: [None, None] }
+        Self { capacity, max_frame, origin: 0, anew: None, rung: 0, wake_fds: [None, None] }
     }
 }
 
 /// As [`rig_with`], with the ring in this region.
 fn rig_in((down, down_seen): (OwnRegion, PeerRegion), options: RigOptions) -> RingRig {
-    let RigOptions { capacity, max_frame, origin, rung, wake_fds } = options;
+    let RigOptions { capacity, max_frame, origin, anew, rung, wake_fds } = options;
     let [producer_fd, consumer_fd] = wake_fds;
     let (up, up_seen) = region(RING);
     let layout = RingLayout::of(RingConfig { capacity, max_frame }, as_u64(RING), origin);
@@ -89,7 +91,8 @@ fn rig_in((down, down_seen): (OwnRegion, PeerRegion), options: RigOptions) -> Ri
     let watch = |peer: &PeerRegion| Some(watch(peer));
     let out = ends(&down, &up_seen, watch(&up_seen), producer_fd.as_ref());
     let into = ends(&up, &down_seen, watch(&down_seen), consumer_fd.as_ref());
-    let producer = Producer::new(&out, &layout).unwrap();
+    let mut producer = Producer::new(&out, &layout).unwrap();
+    producer.anew = anew.or(producer.anew);
     let consumer = Consumer::new(&into, &layout).unwrap();
     let forge = Forge {
         slots: down.slots(&layout).unwrap(),

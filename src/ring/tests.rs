@@ -14,6 +14,7 @@ use crate::shm::layout::{as_u64, as_usize};
 use crate::sync::Ordering;
 use crate::sys::clock::Deadline;
 
+mod anew_tests;
 mod first_lap_tests;
 mod hostile_tests;
 mod lease_tests;
@@ -446,9 +447,13 @@ fn a_producer_is_rung_for_room_when_its_head_is_passed_and_only_once() {
 
 #[test]
 fn two_threads_that_sleep_at_random_lose_nothing() {
-    for (origin, rung) in [(0, 0), (u64::MAX - (1 << 20) + 1, u32::MAX - 50)] {
+    let near_the_end = u64::MAX - (1 << 20) + 1;
+    let anew = Some([512, 256]);
+    for (origin, rung, anew) in
+        [(0, 0, None), (near_the_end, u32::MAX - 50, None), (near_the_end, 0, anew)]
+    {
         let RingRig { mut producer, mut consumer, forge } =
-            rig_with(RigOptions { origin, rung, ..RigOptions::new(CAPACITY, MAX_FRAME) });
+            rig_with(RigOptions { origin, anew, rung, ..RigOptions::new(CAPACITY, MAX_FRAME) });
         const FRAMES: u64 = 100_000;
         let sender = std::thread::spawn(move || {
             let alarm = alarm();

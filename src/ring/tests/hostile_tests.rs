@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::error::{Error, ErrorKind};
 use crate::ring::doorbell::Bell;
 use crate::ring::testing::{RigOptions, RingRig, alarm, pattern, receive, rig, rig_with, send};
-use crate::ring::{Header, Lease};
+use crate::ring::{Frame, Header, Lease};
 use crate::shm::layout::as_u64;
 use crate::sync::Ordering::Relaxed;
 use crate::sys::clock::Deadline;
@@ -122,6 +122,20 @@ fn padding_is_believed_only_where_an_honest_producer_pads() {
         ring.forge.slots.line(4096).store(0, 4096 | 1, Relaxed);
         ring.forge.slots.line(origin).store(0, origin | 2, Relaxed);
         assert_eq!(receive(&mut ring.consumer).unwrap(), Some((0, Vec::new())));
+    }
+    // Of an empty ring, all that is left of the lap may be padding, but not over a frame that is held.
+    for is_held in [false, true] {
+        let mut ring = rig(CAPACITY, MAX_FRAME, 1024 - 64);
+        assert!(send(&mut ring.producer, 1, b"").unwrap());
+        let lease = ring.consumer.poll().unwrap().map(Frame::into_lease);
+        let lease = lease.filter(|_| is_held);
+        assert!(!ring.consumer.find().unwrap());
+        ring.forge.slots.line(4096).store(0, 4096 | 1, Relaxed);
+        ring.forge.slots.line(1024).store(0, 1024 | 2, Relaxed);
+        match lease {
+            None => assert_eq!(receive(&mut ring.consumer).unwrap(), Some((0, Vec::new()))),
+            Some(_) => assert_poisoned(&mut ring),
+        }
     }
     // Twice in a row never.
     let mut ring = rig(CAPACITY, MAX_FRAME, 4032);

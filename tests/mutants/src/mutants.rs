@@ -63,6 +63,10 @@ mutants! {
         NoRoomForNext,
         /// The padding is left out of the room that is asked for.
         NoRoomForPadding,
+        /// A ring begins anew although frames are held.
+        AnewOverFrames,
+        /// A ring begins anew where the frame has no room before that place.
+        AnewWithoutRoom,
 
         // Giving slots back.
         /// The head is stored Relaxed.

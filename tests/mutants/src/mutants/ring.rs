@@ -87,6 +87,8 @@ fn killer(mutant: Mutant) -> &'static str {
             "a_frame_that_is_taken_without_a_look_at_the_descriptor_leaves_it_true"
         }
         Mutant::DescriptorNotForgotten => "a_reactor_and_a_blocking_wait_can_take_turns",
+        Mutant::AnewOverFrames => "a_ring_with_a_frame_that_is_held_goes_on",
+        Mutant::AnewWithoutRoom => "a_frame_without_room_before_the_place_goes_on",
         Mutant::LenOverCap
         | Mutant::LenPastEnd
         | Mutant::PaddingAnywhere
