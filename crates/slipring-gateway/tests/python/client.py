@@ -3,11 +3,12 @@
 import sys
 
 import grpc
+import workers_pb2
+import workers_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
-from slipring.v1 import workers_pb2, workers_pb2_grpc
 
 LONG = 60  # Passes only if something hangs.
 
