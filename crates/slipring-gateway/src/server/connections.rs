@@ -104,14 +104,14 @@ impl Connections {
         lock(&self.state).established.len()
     }
 
-    /// Takes a new connection. The oldest one whose handshake is not over gives way to it.
+    /// Takes a new connection. If there are too many whose handshake is not over, one of them gives way.
     pub(super) fn begin(&self, peer: Peer) -> Seat {
         let mut state = lock(&self.state);
-        state.leave_handshaking(self.limits.handshaking.max(1) - 1);
         let (evicted, use_) = (Notify::new(), Mutex::default());
         let (id, place) = (state.next, Arc::new(Place { peer, evicted, use_ }));
         state.next += 1;
         state.handshaking.insert(id, Arc::clone(&place));
+        state.leave_handshaking(self.limits.handshaking.max(1));
         drop(state);
         Seat { state: Arc::clone(&self.state), clock: Arc::clone(&self.clock), id, place }
     }
@@ -148,10 +148,18 @@ impl Connections {
 }
 
 impl State {
-    /// Has the oldest handshakes give way, until so many are left.
+    /// Has handshakes give way, until so many are left: each time the oldest one of the peer that has the
+    /// most. So a peer that begins many of them takes its own places, and not that of a caller whose
+    /// handshake takes longer because it is far away.
     fn leave_handshaking(&mut self, count: usize) {
+        let mut counts = counts(&self.handshaking);
         while self.handshaking.len() > count {
-            let Some((_, oldest)) = self.handshaking.pop_first() else { return };
+            let most = counts.values().copied().max();
+            let has_most = |place: &Place| counts.get(&place.peer).copied() == most;
+            let oldest = self.handshaking.iter().find(|(_, place)| has_most(place));
+            let oldest = oldest.map(|(id, _)| *id).and_then(|id| self.handshaking.remove(&id));
+            let Some(oldest) = oldest else { return };
+            counts.entry(oldest.peer).and_modify(|count| *count -= 1);
             oldest.evicted.notify_one();
         }
     }
@@ -169,10 +177,7 @@ impl State {
     /// So no peer keeps others out by connections that do nothing. The numbers of the two come closer each
     /// time: it comes to an end, also if those that gave way come back.
     fn gives_way_to(&self, new: Option<Peer>) -> Option<u64> {
-        let mut counts = BTreeMap::<Peer, usize>::new();
-        for place in self.established.values() {
-            *counts.entry(place.peer).or_default() += 1;
-        }
+        let counts = counts(&self.established);
         let own = new.and_then(|new| counts.get(&new)).copied().unwrap_or(0);
         let most = counts.values().copied().max().filter(|most| *most > own + 1);
         let candidates = self.established.iter().filter_map(|(id, place)| {
@@ -233,6 +238,15 @@ impl Drop for Seat {
     }
 }
 
+/// How many connections each peer has.
+fn counts(places: &BTreeMap<u64, Arc<Place>>) -> BTreeMap<Peer, usize> {
+    let mut counts = BTreeMap::new();
+    for place in places.values() {
+        *counts.entry(place.peer).or_default() += 1;
+    }
+    counts
+}
+
 fn tick(clock: &AtomicU64) -> u64 {
     clock.fetch_add(1, Ordering::Relaxed)
 }
@@ -260,6 +274,16 @@ mod tests {
         first.evicted().await;
         assert!(!connections.establish(&first), "its place is gone");
         assert!(connections.establish(&second) && connections.establish(&third));
+    }
+
+    #[tokio::test]
+    async fn many_handshakes_of_one_peer_leave_that_of_another() {
+        let connections = connections(4, 9);
+        let slow = connections.begin(peer(1));
+        let many = [(); 9].map(|()| connections.begin(peer(2)));
+        many[0].evicted().await;
+        assert!(connections.establish(&slow));
+        assert!(!connections.establish(&many[5]) && connections.establish(&many[6]));
     }
 
     #[tokio::test]

@@ -227,7 +227,7 @@ impl GatewayBuilder {
     }
 
     /// Sets how many connections may be in their handshake, 64 by default, and for how long, 5 s by
-    /// default. One beyond that takes the place of the oldest.
+    /// default. One beyond that takes the place of the oldest of the address that has the most.
     pub fn handshakes(mut self, count: usize, timeout: std::time::Duration) -> Self {
         self.connections.handshaking = count;
         self.connections.handshake_timeout = timeout;
