@@ -55,6 +55,7 @@ pub struct BackendRequest {
     is_idempotent: Option<bool>,
     trace: Option<TraceContext>,
     hops: u32,
+    must_not_wait: bool,
     progress: Progress,
 }
 
@@ -74,6 +75,7 @@ impl BackendRequest {
             is_idempotent: None,
             trace: None,
             hops: 0,
+            must_not_wait: false,
             progress: Progress::default(),
         }
     }
@@ -110,6 +112,13 @@ impl BackendRequest {
     /// pass it round.
     pub fn hops(mut self, count: u32) -> Self {
         self.hops = count;
+        self
+    }
+
+    /// Says that the caller has other workers for the request. A backend whose workers are elsewhere, and that
+    /// can reach none of them, refuses it then, not begun, in place of waiting until it can.
+    pub fn must_not_wait(mut self, must_not: bool) -> Self {
+        self.must_not_wait = must_not;
         self
     }
 
@@ -176,6 +185,12 @@ impl BackendRequest {
     #[must_use]
     pub fn trace_context(&self) -> Option<&TraceContext> {
         self.trace.as_ref()
+    }
+
+    /// Returns what [`must_not_wait`](Self::must_not_wait) has set.
+    #[must_use]
+    pub fn is_not_to_wait(&self) -> bool {
+        self.must_not_wait
     }
 
     /// Returns what [`hops`](Self::hops) has set.

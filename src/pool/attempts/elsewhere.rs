@@ -120,6 +120,8 @@ impl<R: RoleRef> Attempts<R> {
             .idempotent(self.history.is_idempotent)
             .with_progress(progress);
         let request = request.hops(self.past.as_ref().map_or(0, |past| past.hops));
+        // If the others are gone by now, it comes back.
+        let request = request.must_not_wait(self.role.has_workers);
         let request = self.asked.key.into_iter().fold(request, BackendRequest::key);
         Ok(self.trace.iter().cloned().fold(request, BackendRequest::trace))
     }

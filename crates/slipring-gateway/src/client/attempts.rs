@@ -139,7 +139,9 @@ impl<C: Connect> Attempts<C> {
                 wake = earlier(wake, Instant::now().checked_add(self.pause));
                 self.pause = (self.pause * 2).min(LONGEST_PAUSE);
             }
-            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            let is_late = deadline.is_some_and(|deadline| deadline <= Instant::now());
+            // A worker of the caller's own may be free while no gateway can be reached.
+            if is_late || (self.request.is_not_to_wait() && !are_all_tried) {
                 return Err(self.waited_too_long());
             }
             match earlier(wake, deadline) {

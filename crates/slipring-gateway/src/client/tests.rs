@@ -302,6 +302,27 @@ async fn a_request_waits_for_the_first_gateway_until_its_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_that_must_not_wait_is_refused_while_no_gateway_takes_any() {
+    let net = Net::new(&["a:1"]);
+    let role = role_with(&net, &["a:1"], RetryLimits::default());
+    ready(&role, 1).await;
+    let asked = BackendRequest::new(KIND, "text").must_not_wait(true);
+    role.call(asked.clone(), MINUTE).await.unwrap();
+    net.set_draining("a:1", true);
+    sleep(SECOND).await;
+    let began = Instant::now();
+    let error = role.call(asked.clone(), MINUTE).await.unwrap_err();
+    assert_eq!((error.kind(), error.was_begun()), (ErrorKind::QueueTimeout, Some(false)));
+    net.stop("a:1");
+    sleep(SECOND).await;
+    let error = role.call(asked.clone(), MINUTE).await.unwrap_err();
+    assert_eq!((error.kind(), error.was_begun()), (ErrorKind::Disconnected, Some(false)));
+    let error = role.stream(asked, StreamTimeouts::new()).await.err().unwrap();
+    assert_eq!((error.kind(), error.was_begun()), (ErrorKind::Disconnected, Some(false)));
+    assert_eq!(began.elapsed(), SECOND);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deadline_tells_what_an_earlier_attempt_has_begun() {
     let net = Net::new(&["a:1"]);
     for (act, was_begun) in [(Act::CutAfterBegin, Some(true)), (Act::CutAfterSend, None)] {
