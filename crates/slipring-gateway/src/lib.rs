@@ -10,6 +10,7 @@ pub mod client;
 pub mod fuzzing;
 pub mod metrics;
 pub mod server;
+mod small_file;
 pub mod tls;
 mod trace;
 mod wire;

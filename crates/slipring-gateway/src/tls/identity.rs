@@ -1,8 +1,7 @@
 //! A program's certificate, its key, and the authorities it trusts, read from PEM files.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,8 +11,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{Error as TlsError, InconsistentKeys, RootCertStore};
 
-/// The longest file that is read, in bytes. A bundle of all public authorities is a quarter of it.
-const LONGEST_FILE: u64 = 1 << 20;
+use crate::small_file::{self, MOST_BYTES};
 
 /// Where the PEM files of one side of a connection are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +50,7 @@ pub struct IdentityError {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum IdentityProblem {
-    /// The file is missing, or cannot be read.
+    /// The file is missing, is no regular file, or cannot be read.
     Unreadable(Arc<io::Error>),
     /// The file is longer than this number of bytes.
     TooLong(u64),
@@ -120,16 +118,13 @@ impl PemFiles {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
-    let mut bytes = Vec::new();
-    let opened = File::open(path);
-    // One byte more, to see that the file does not end at the limit.
-    let result = opened.and_then(|file| file.take(LONGEST_FILE + 1).read_to_end(&mut bytes));
-    let problem = match result {
-        Ok(len) if len as u64 <= LONGEST_FILE => return Ok(bytes),
-        Ok(_) => IdentityProblem::TooLong(LONGEST_FILE),
-        Err(error) => IdentityProblem::Unreadable(Arc::new(error)),
-    };
-    Err(IdentityError::new(path, problem))
+    small_file::read(path).map_err(|error| {
+        let problem = match error.kind() {
+            io::ErrorKind::FileTooLarge => IdentityProblem::TooLong(MOST_BYTES),
+            _ => IdentityProblem::Unreadable(Arc::new(error)),
+        };
+        IdentityError::new(path, problem)
+    })
 }
 
 /// Returns all certificates of a file, of which there is at least one.

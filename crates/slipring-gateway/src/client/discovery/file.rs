@@ -1,20 +1,15 @@
 //! Addresses from a file that changes.
 
-use std::fs::OpenOptions;
-use std::io::{self, Read as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Teller, Update};
 use crate::client::address::Address;
+use crate::small_file;
 
 /// A change is used when two readings in a row have found it, so after two of these.
 const PERIOD: Duration = Duration::from_millis(100);
-
-/// The longest file that is read.
-const MOST_BYTES: u64 = 1 << 20;
 
 /// Reads the file again and again. A modification time would not do: it can be too coarse.
 pub(super) async fn follow(path: Arc<Path>, tell: impl FnMut(Update)) {
@@ -48,21 +43,8 @@ impl Readings {
 }
 
 fn read(path: &Path) -> Reading {
-    let read = || -> io::Result<String> {
-        let mut text = String::new();
-        // The open of a pipe waits for a writer, for ever.
-        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
-        }
-        file.take(MOST_BYTES + 1).read_to_string(&mut text)?;
-        Ok(text)
-    };
-    match read() {
-        Ok(text) if u64::try_from(text.len()).is_ok_and(|len| len <= MOST_BYTES) => Ok(text),
-        Ok(_) => Err(format!("{} is longer than {MOST_BYTES} bytes", path.display())),
-        Err(error) => Err(format!("{}: {error}", path.display())),
-    }
+    let text = small_file::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    String::from_utf8(text).map_err(|_| format!("{}: it is no text", path.display()))
 }
 
 fn parse(path: &Path, text: &str) -> Update {

@@ -1,12 +1,14 @@
 //! Files that cannot be used: each error names the file and the reason.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+use std::sync::mpsc;
 
-use slipring_gateway::tls::{
-    ClientName, ClientTls, ExpectedName, IdentityProblem, PemFiles, ServerTls,
-};
+use slipring_gateway::tls::{ClientName, ClientTls, ExpectedName, IdentityProblem, ServerTls};
 
-use crate::tls::connections::Scene;
+use crate::tls::connections::{HANG, Scene};
 
 #[test]
 fn an_error_names_the_file_and_what_is_wrong_with_it() {
@@ -61,14 +63,71 @@ fn an_error_names_the_file_and_what_is_wrong_with_it() {
     }
 }
 
+/// What can be in the place of a file by mistake. A read of some of them would never end.
+const NO_FILES: [fn(&Path); 3] = [
+    |path| assert!(Command::new("mkfifo").arg(path).status().unwrap().success()),
+    |path| fs::create_dir(path).unwrap(),
+    |path| symlink("/dev/zero", path).unwrap(),
+];
+
+/// Puts something else in the place of a file.
+fn replace(path: &Path, make: fn(&Path)) {
+    fs::remove_file(path).unwrap();
+    make(path);
+}
+
+/// Runs this on a thread of its own, since it may hang.
+fn within_a_minute<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, has_done) = mpsc::channel();
+    std::thread::spawn(move || done.send(run()));
+    has_done.recv_timeout(HANG).expect("it hangs, or has panicked")
+}
+
 #[test]
-fn a_directory_is_not_a_file() {
+fn what_is_no_file_is_refused_at_once() {
+    for make in NO_FILES {
+        for index in 0..3 {
+            let scene = Scene::new();
+            let issued = scene.authority.server(&["localhost"]);
+            let files = scene.directory.write("server", &issued, &scene.authority);
+            let path = [&files.chain, &files.key, &files.authorities][index].clone();
+            replace(&path, make);
+            let tls = within_a_minute(move || ServerTls::new(files, Vec::new()));
+            let error = tls.unwrap_err();
+            assert_eq!(error.file(), path);
+            assert!(error.to_string().ends_with("it is no regular file"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_file_holds_no_reload_up() {
+    for make in NO_FILES {
+        let scene = Scene::new();
+        let issued = scene.authority.server(&["localhost"]);
+        let files = scene.directory.write("server", &issued, &scene.authority);
+        let (tls, key) = (ServerTls::new(files.clone(), Vec::new()).unwrap(), files.key);
+        replace(&key, make);
+        let looked = tls.clone();
+        let error = within_a_minute(move || looked.reload()).unwrap_err();
+        assert!(matches!(error.problem(), IdentityProblem::Unreadable(_)), "{error}");
+        assert_eq!(tls.last_error().unwrap().to_string(), error.to_string());
+        fs::remove_file(&key).or_else(|_| fs::remove_dir(&key)).unwrap();
+        fs::write(&key, &issued.key).unwrap();
+        tls.reload().unwrap();
+        assert!(tls.last_error().is_none());
+    }
+}
+
+#[test]
+fn a_huge_file_is_not_read_to_its_end() {
     let scene = Scene::new();
-    let directory = scene.directory.path().to_owned();
-    let files =
-        PemFiles { chain: directory.clone(), key: directory.clone(), authorities: directory };
+    let issued = scene.authority.server(&["localhost"]);
+    let files = scene.directory.write("server", &issued, &scene.authority);
+    // It has no blocks on the disk.
+    File::create(&files.chain).unwrap().set_len(1 << 40).unwrap();
     let error = ServerTls::new(files, Vec::new()).unwrap_err();
-    assert!(matches!(error.problem(), IdentityProblem::Unreadable(_)), "{error}");
+    assert!(matches!(error.problem(), IdentityProblem::TooLong(_)), "{error}");
 }
 
 #[test]
