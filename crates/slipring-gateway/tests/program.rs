@@ -44,6 +44,7 @@ fn main() {
         runs::workers_that_cannot_start_end_the_program,
         runs::a_worker_that_does_not_start_at_first_is_started_again,
         runs::made_certificates_let_their_caller_in_and_no_other,
+        runs::certificates_that_cannot_be_used_are_told_of,
         runs::metrics_and_requests_are_shown,
         runs::help_names_every_option,
         runs::callers_beyond_the_descriptors_keep_no_other_out,

@@ -4,12 +4,14 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{Error as TlsError, InconsistentKeys, RootCertStore};
+use webpki::{EndEntityCert, KeyUsage};
 
 use crate::small_file::{self, MOST_BYTES};
 
@@ -34,9 +36,18 @@ pub(crate) struct Contents {
 }
 
 /// What the files say, checked as far as one side can.
+#[derive(Clone)]
 pub(crate) struct Identity {
     pub(crate) certificate: Arc<CertifiedKey>,
+    pub(crate) validity: Validity,
     pub(crate) authorities: Arc<RootCertStore>,
+}
+
+/// From when until when the side's own certificate is valid, by the clock of the system.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Validity {
+    from: UnixTime,
+    until: UnixTime,
 }
 
 /// A file that cannot be used, and why.
@@ -64,6 +75,10 @@ pub enum IdentityProblem {
     Unsupported(String),
     /// The private key is not the one of the first certificate in this other file.
     KeyMismatch(PathBuf),
+    /// The first certificate in the file was valid until this time.
+    Expired(SystemTime),
+    /// The first certificate in the file is valid from this time on.
+    NotYetValid(SystemTime),
 }
 
 impl PemFiles {
@@ -83,6 +98,7 @@ impl PemFiles {
         provider: &CryptoProvider,
     ) -> Result<Identity, IdentityError> {
         let chain = certificates(&self.chain, &contents.chain)?;
+        let validity = chain.first().map_or(Validity::ALWAYS, Validity::of);
         let key = PrivateKeyDer::from_pem_slice(&contents.key).map_err(|error| {
             let problem = match error {
                 pem::Error::NoItemsFound => IdentityProblem::NoKey,
@@ -113,7 +129,49 @@ impl PemFiles {
                 IdentityError::new(&self.authorities, problem)
             })?;
         }
-        Ok(Identity { certificate: Arc::new(certificate), authorities: Arc::new(authorities) })
+        let (certificate, authorities) = (Arc::new(certificate), Arc::new(authorities));
+        Ok(Identity { certificate, validity, authorities })
+    }
+}
+
+impl Identity {
+    /// Whether both come from the same reading of the files.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.certificate, &other.certificate)
+            && Arc::ptr_eq(&self.authorities, &other.authorities)
+    }
+}
+
+impl Validity {
+    const ALWAYS: Self = Self {
+        from: UnixTime::since_unix_epoch(Duration::ZERO),
+        until: UnixTime::since_unix_epoch(Duration::MAX),
+    };
+
+    /// Asks the checker of certificates, which looks at the dates first, about the first and the last of
+    /// all times. Dates that it cannot read are for the other side to refuse.
+    fn of(certificate: &CertificateDer<'_>) -> Self {
+        let mut validity = Self::ALWAYS;
+        let Ok(certificate) = EndEntityCert::try_from(certificate) else { return validity };
+        for time in [validity.from, validity.until] {
+            let usage = KeyUsage::server_auth();
+            match certificate.verify_for_usage(&[], &[], &[], time, usage, None, None).err() {
+                Some(webpki::Error::CertNotValidYet { not_before, .. }) => {
+                    validity.from = not_before;
+                }
+                Some(webpki::Error::CertExpired { not_after, .. }) => validity.until = not_after,
+                _ => {}
+            }
+        }
+        validity
+    }
+
+    pub(crate) fn problem_at(&self, now: UnixTime) -> Option<IdentityProblem> {
+        let system = |time: UnixTime| UNIX_EPOCH + Duration::from_secs(time.as_secs());
+        if now < self.from {
+            return Some(IdentityProblem::NotYetValid(system(self.from)));
+        }
+        (now > self.until).then(|| IdentityProblem::Expired(system(self.until)))
     }
 }
 
@@ -169,6 +227,8 @@ impl fmt::Display for IdentityError {
             IdentityProblem::KeyMismatch(chain) => {
                 write!(f, "the key does not belong to the certificate in {}", chain.display())
             }
+            IdentityProblem::Expired(_) => write!(f, "its certificate has expired"),
+            IdentityProblem::NotYetValid(_) => write!(f, "its certificate is not valid yet"),
         }
     }
 }

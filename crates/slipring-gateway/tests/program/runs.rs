@@ -12,7 +12,7 @@ use slipring_gateway::client::Connection;
 use slipring_gateway::tls::{ClientTls, PemFiles};
 
 use super::gateway::{Dir, Gateway, PROGRAM, run, until_exists};
-use crate::{CRASH_ONCE, ECHO, WAIT};
+use crate::{CRASH_ONCE, ECHO, LONG, WAIT};
 
 pub(crate) fn a_role_of_another_machine_is_called() {
     let mut gateway = Gateway::start(&["--workers", "2"]);
@@ -213,6 +213,24 @@ pub(crate) fn made_certificates_let_their_caller_in_and_no_other() {
     missing[1] = "/no/such.pem";
     let (code, text) = fails(&[&["--role", "echo"], &missing[..]].concat());
     assert!(code == 1 && text.contains("/no/such.pem: cannot read it"), "{text}");
+}
+
+pub(crate) fn certificates_that_cannot_be_used_are_told_of() {
+    let dir = Dir::new("bad-certs");
+    assert!(run(&["--make-certs", dir.path()]).status.success());
+    let [cert, key, ca] = ["server.pem", "server-key.pem", "ca.pem"].map(|name| dir.file(name));
+    let mut gateway = Gateway::start(&["--cert", &cert, "--key", &key, "--client-ca", &ca]);
+    let lines = BufReader::new(gateway.process.stderr.take().unwrap()).lines();
+    let (send, said) = std::sync::mpsc::channel();
+    std::thread::spawn(move || lines.map_while(|line| send.send(line.ok()?).ok()).count());
+    let next = || said.recv_timeout(LONG).expect("nothing is said");
+    let good = std::fs::read(&cert).unwrap();
+    std::fs::write(&cert, "no certificate").unwrap();
+    let line = next();
+    let problem = "server.pem: there is no certificate in it; what was used before stays in use";
+    assert!(line.ends_with(problem), "{line}");
+    std::fs::write(&cert, good).unwrap();
+    assert!(next().ends_with("can be used again"));
 }
 
 pub(crate) fn metrics_and_requests_are_shown() {

@@ -1,11 +1,15 @@
 //! Mutual TLS: the files of the command line, and certificates for trying it.
 
 use std::path::Path;
+use std::time::Duration;
 
 use slipring_gateway::tls::{ClientName, MakeCerts, PemFiles, ServerTls};
 
 use crate::args::Options;
-use crate::error::{Failure, print};
+use crate::error::{Failure, print, say};
+
+/// How often it is looked whether the files can be used. The gateway reads them as often.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// For how many days the certificates for trying it are valid.
 const DAYS: u32 = 30;
@@ -24,6 +28,22 @@ pub(crate) fn of(options: &Options) -> Result<Option<ServerTls>, Failure> {
         PemFiles { chain: chain.clone(), key: key.clone(), authorities: authorities.clone() };
     let tls = ServerTls::new(files, allowed);
     tls.map(Some).map_err(|error| Failure::other(error.to_string()))
+}
+
+/// Says what is wrong with the files, whenever that changes.
+pub(crate) async fn tell(tls: ServerTls) {
+    let mut told = None;
+    loop {
+        let problem = tls.last_error().map(|error| error.to_string());
+        if problem != told {
+            match &problem {
+                Some(problem) => say(format_args!("{problem}; what was used before stays in use")),
+                None => say("the files of certificates can be used again"),
+            }
+            told = problem;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// Writes certificates and keys, and says what they are for.

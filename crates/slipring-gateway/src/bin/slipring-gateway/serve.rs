@@ -47,6 +47,9 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
         return close(workers, &mut signals).await;
     }
     let mut served = Served::new();
+    if let Some(tls) = &tls {
+        tokio::spawn(certificates::tell(tls.clone()));
+    }
     for socket in sockets {
         let (address, listener) = listen(socket, "--listen")?;
         serve(&mut served, &gateway, listener, tls.clone());

@@ -1,15 +1,17 @@
 //! Certificates that are replaced while connections are open.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rcgen::ExtendedKeyUsagePurpose::ServerAuth;
 use slipring_gateway::tls::{
     ClientStream, ClientTls, HandshakeError, IdentityProblem, PemFiles, ServerTls,
 };
 use tokio::net::TcpStream;
 
-use crate::tls::certs::{Authority, Issued};
+use crate::tls::certs::{Authority, Issued, Validity};
 use crate::tls::connections::{HANG, Scene, Server, exchange};
 
 /// Replaces a file in one step.
@@ -29,7 +31,6 @@ struct Reloads {
     tls: ServerTls,
     server: Server,
     client: ClientTls,
-    old: Issued,
 }
 
 impl Reloads {
@@ -40,7 +41,7 @@ impl Reloads {
         let tls = ServerTls::new(files.clone(), Vec::new()).unwrap();
         let server = Server::start(tls.clone()).await;
         let client = scene.client(&["a.example"]);
-        Self { scene, files, tls, server, client, old }
+        Self { scene, files, tls, server, client }
     }
 
     /// Returns the certificate that a new connection gets.
@@ -119,27 +120,94 @@ async fn files_can_be_swapped_in_any_order() {
 async fn broken_files_leave_the_old_ones_in_use() {
     let reloads = Reloads::new().await;
     let before = reloads.shown().await;
-    let chain = &reloads.files.chain;
-    let half = &reloads.old.chain[..reloads.old.chain.len() / 2];
-    for broken in [half, "", "no certificate"] {
-        fs::write(chain, broken).unwrap();
-        assert_eq!(reloads.tls.reload().unwrap_err().file(), chain);
+    let files = &reloads.files;
+    for path in [&files.chain, &files.key, &files.authorities] {
+        let good = fs::read_to_string(path).unwrap();
+        for broken in [&good[..good.len() / 2], "", "no certificate"] {
+            fs::write(path, broken).unwrap();
+            assert_eq!(reloads.tls.reload().unwrap_err().file(), path);
+            assert_eq!(reloads.shown().await, before);
+        }
+        fs::remove_file(path).unwrap();
+        let error = reloads.tls.reload().unwrap_err();
+        assert!(matches!(error.problem(), IdentityProblem::Unreadable(_)), "{error}");
         assert_eq!(reloads.shown().await, before);
-    }
-    fs::remove_file(chain).unwrap();
-    let error = reloads.tls.reload().unwrap_err();
-    assert!(matches!(error.problem(), IdentityProblem::Unreadable(_)), "{error}");
-    assert_eq!(reloads.shown().await, before);
 
-    // The old file again, and once more without other contents in between: all is well.
-    for _ in 0..2 {
-        fs::write(chain, &reloads.old.chain).unwrap();
+        // The old file again, and once more without other contents in between: all is well.
+        for _ in 0..2 {
+            fs::write(path, &good).unwrap();
+            reloads.tls.reload().unwrap();
+            assert!(reloads.tls.last_error().is_none());
+            assert_eq!(reloads.shown().await, before);
+            fs::remove_file(path).unwrap();
+            reloads.tls.reload().unwrap_err();
+        }
+        fs::write(path, &good).unwrap();
         reloads.tls.reload().unwrap();
-        assert!(reloads.tls.last_error().is_none());
-        assert_eq!(reloads.shown().await, before);
-        fs::remove_file(chain).unwrap();
-        reloads.tls.reload().unwrap_err();
     }
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_not_valid_now_leaves_the_old_one_in_use() {
+    let reloads = Reloads::new().await;
+    let before = reloads.shown().await;
+    for validity in [Validity::Expired, Validity::NotYet] {
+        let new = reloads.scene.authority.issue(&["localhost"], ServerAuth, validity);
+        swap(&reloads.files.chain, &new.chain);
+        swap(&reloads.files.key, &new.key);
+        let error = reloads.tls.reload().unwrap_err();
+        assert_eq!(error.file(), reloads.files.chain);
+        let is_told = match validity {
+            Validity::Expired => matches!(error.problem(), IdentityProblem::Expired(_)),
+            _ => matches!(error.problem(), IdentityProblem::NotYetValid(_)),
+        };
+        assert!(is_told, "{error}");
+        assert_eq!(reloads.tls.last_error().unwrap().to_string(), error.to_string());
+        assert_eq!(reloads.shown().await, before);
+    }
+    let new = reloads.scene.authority.server(&["localhost"]);
+    swap(&reloads.files.chain, &new.chain);
+    swap(&reloads.files.key, &new.key);
+    assert!(reloads.tls.reload().unwrap());
+    assert!(reloads.tls.last_error().is_none());
+    assert_ne!(reloads.shown().await, before);
+}
+
+#[tokio::test]
+async fn all_files_are_replaced_at_once_as_kubernetes_does_it() {
+    let scene = Scene::new();
+    let at = |name: &str| scene.directory.path().join(name);
+    // Each file is a link into `..data`, which is a link to the directory of a version.
+    let put = |version: &str, issued: &Issued| {
+        fs::create_dir(at(version)).unwrap();
+        fs::write(at(version).join("tls.crt"), &issued.chain).unwrap();
+        fs::write(at(version).join("tls.key"), &issued.key).unwrap();
+        fs::write(at(version).join("ca.crt"), scene.authority.pem()).unwrap();
+        symlink(version, at("..data_tmp")).unwrap();
+        fs::rename(at("..data_tmp"), at("..data")).unwrap();
+    };
+    put("..1", &scene.authority.server(&["localhost"]));
+    for name in ["tls.crt", "tls.key", "ca.crt"] {
+        symlink(Path::new("..data").join(name), at(name)).unwrap();
+    }
+    let (chain, key, authorities) = (at("tls.crt"), at("tls.key"), at("ca.crt"));
+    let tls = ServerTls::new(PemFiles { chain, key, authorities }, Vec::new()).unwrap();
+    let (server, client) = (Server::start(tls.clone()).await, scene.client(&["a.example"]));
+    tls.watch(Duration::from_millis(5));
+    let connect = async || {
+        let mut stream = server.connect(&client, "localhost").await.unwrap();
+        exchange(&mut stream).await.unwrap();
+        shown(&stream)
+    };
+    let (mut before, began) = (connect().await, Instant::now());
+    for version in ["..2", "..3"] {
+        put(version, &scene.authority.server(&["localhost"]));
+        while connect().await == before {
+            assert!(began.elapsed() < HANG);
+        }
+        before = connect().await;
+    }
+    assert!(tls.last_error().is_none());
 }
 
 #[tokio::test]
