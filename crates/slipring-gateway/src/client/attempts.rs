@@ -15,7 +15,7 @@ use super::errors::{self, History};
 use super::fleet::{Ending, GatewayId};
 use super::retry::{Fate, ending, fate};
 use super::role::Role;
-use super::shared::{Permit, Picked, Stage};
+use super::shared::{Permit, Picked};
 use super::wire::{BoxArriving, Connect, Wire as _};
 use crate::trace::span_of_attempt;
 
@@ -46,7 +46,7 @@ impl<C: Connect> Attempts<C> {
             return Err(errors::passed_round(&role.shared.role, request.hop_count()));
         }
         if !role.shared.admit() {
-            return Err(errors::closed(&role.shared.role));
+            return Err(errors::closed(&role.shared.role, role.shared.stage()));
         }
         let by_kind = role.idempotent.contains(&request.kind());
         let is_idempotent = request.is_idempotent().unwrap_or(by_kind);
@@ -127,7 +127,8 @@ impl<C: Connect> Attempts<C> {
             let (until, are_all_tried) = match self.pick() {
                 Picked::Has(permit) => return Ok(permit),
                 Picked::Closed => {
-                    return Err(self.history.complete(errors::closed(&role.shared.role), None));
+                    let closed = errors::closed(&role.shared.role, role.shared.stage());
+                    return Err(self.history.complete(closed, None));
                 }
                 Picked::Waits { until, are_all_tried } => (until, are_all_tried),
             };
@@ -181,8 +182,9 @@ impl<C: Connect> Attempts<C> {
         let gateway = permit.gateway();
         let is_open = permit.wire.is_open();
         permit.end(ending(kind, is_open));
-        if self.role.shared.stage() == Stage::Closed && kind == ErrorKind::Disconnected {
-            let error = errors::cut_by_close(&self.role.shared.role, &error);
+        let stage = self.role.shared.stage();
+        if stage.is_over() && kind == ErrorKind::Disconnected {
+            let error = errors::cut_by_close(&self.role.shared.role, stage, &error);
             return Err(self.history.complete(error, None));
         }
         if was_begun != Some(false) {

@@ -4,6 +4,8 @@ use slipring::{
     AttemptEnd, EarlierAttempts, Error, ErrorKind, ErrorReport, RequestStage, StreamTimeout,
 };
 
+use super::shared::Stage;
+
 /// How many of the ends of earlier attempts are kept.
 const KEPT: usize = 8;
 
@@ -106,26 +108,30 @@ pub(super) fn passed_round(role: &str, hops: u32) -> Error {
     Error::from_report(report)
 }
 
-/// A thread that would wait for tasks which it must run itself.
+/// A thread that would wait for tasks which it, or no thread, runs.
 #[cold]
 pub(super) fn waits_for_itself(role: &str) -> Error {
     let message = format!(
-        "role {role}: this thread runs the tasks that it would wait for. Use the async methods, \
+        "role {role}: no other thread runs the tasks that this one would wait for. Use the async methods, \
          `spawn_blocking`, or a runtime for the role whose threads are others: `RemoteRoleBuilder::runtime`"
     );
     Error::from_report(ErrorReport::new(ErrorKind::InvalidInput, message))
 }
 
-pub(super) fn closed(role: &str) -> Error {
-    let message = format!("role {role} is closed: its host sends no more requests to gateways");
+pub(super) fn closed(role: &str, stage: Stage) -> Error {
+    let why = match stage {
+        Stage::ShutDown => "its runtime was shut down",
+        _ => "its host sends no more requests to gateways",
+    };
+    let message = format!("role {role} is closed: {why}");
     let mut report = ErrorReport::new(ErrorKind::Closed, message);
     report.stage = Some(RequestStage::Queued);
     Error::from_report(report)
 }
 
 /// The error of a request whose connection was cut by a close that waited no longer.
-pub(super) fn cut_by_close(role: &str, error: &Error) -> Error {
-    let mut report = closed(role).report();
+pub(super) fn cut_by_close(role: &str, stage: Stage, error: &Error) -> Error {
+    let mut report = closed(role, stage).report();
     report.stage = error.stage();
     report.source = Some(Box::new(error.report()));
     Error::from_report(report)

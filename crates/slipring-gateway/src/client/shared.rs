@@ -20,7 +20,7 @@ use super::fleet::{
 };
 use super::link;
 use super::retry::{RetryBudget, RetryLimits};
-use super::runner::Runner;
+use super::runner;
 use super::wire::{Connect, Wire as _};
 use crate::metrics::RemoteRoleMetrics;
 
@@ -30,7 +30,6 @@ pub(super) struct Shared<C: Connect> {
     pub(super) connector: C,
     pub(super) connect_timeout: Duration,
     pub(super) runtime: Handle,
-    runner: Runner,
     /// When the clock of the fleet began.
     began: Instant,
     state: Mutex<State<C::Wire>>,
@@ -76,6 +75,15 @@ pub(super) enum Stage {
     Closing,
     /// Its connections were cut.
     Closed,
+    /// So were they, since its runtime was shut down: no task and no timer of it goes on.
+    ShutDown,
+}
+
+impl Stage {
+    /// Whether all connections were cut.
+    pub(super) fn is_over(self) -> bool {
+        matches!(self, Self::Closed | Self::ShutDown)
+    }
 }
 
 /// What a request that asks for a gateway is told.
@@ -103,7 +111,6 @@ impl<C: Connect> Shared<C> {
             connector,
             connect_timeout,
             runtime,
-            runner: Runner::default(),
             began: Instant::now(),
             state: Mutex::new(State {
                 fleet: Fleet::new(fleet, seed),
@@ -127,12 +134,12 @@ impl<C: Connect> Shared<C> {
 
     /// Runs a task of the role.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
-        self.runtime.spawn(self.runner.of(&self.runtime, task)).abort_handle()
+        self.runtime.spawn(task).abort_handle()
     }
 
     /// Runs `wait`, which blocks this thread until the role's tasks have gone on.
     pub(super) fn block(&self, wait: &mut dyn FnMut()) -> Result<()> {
-        self.runner.block(&self.role, &self.runtime, wait)
+        runner::block(&self.role, &self.runtime, wait)
     }
 
     fn lock(&self) -> MutexGuard<'_, State<C::Wire>> {
@@ -260,7 +267,7 @@ impl<C: Connect> Shared<C> {
     ) -> Picked<C> {
         let now = self.now();
         let mut state = self.lock();
-        if state.stage == Stage::Closed {
+        if state.stage.is_over() {
             return Picked::Closed;
         }
         if let Some(grant) = state.fleet.pick(now, key, only_nearest, tried) {
@@ -378,19 +385,21 @@ impl<C: Connect> Shared<C> {
             if state.stage == Stage::Open {
                 state.stage = Stage::Closing;
             }
-            state.requests
+            if state.stage == Stage::ShutDown { 0 } else { state.requests }
         };
         if left > 0 {
             _ = tokio::time::timeout(timeout, emptied).await;
         }
-        self.end()
+        self.end(Stage::Closed)
     }
 
-    /// Ends all tasks and cuts all connections. Returns how many requests are left.
-    pub(super) fn end(&self) -> usize {
+    /// Ends all tasks and cuts all connections, unless that was done. Returns how many requests are left.
+    pub(super) fn end(&self, stage: Stage) -> usize {
         let (left, wires, tasks) = {
             let mut state = self.lock();
-            state.stage = Stage::Closed;
+            if !state.stage.is_over() {
+                state.stage = stage;
+            }
             let mut tasks: Vec<_> = state.tasks.drain().map(|(_, task)| task).collect();
             tasks.extend(state.discovery.take());
             (state.requests, std::mem::take(&mut state.wires), tasks)

@@ -1,12 +1,14 @@
 //! Blocking calls of a pool whose requests go to a gateway, on threads that carry runtimes.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 
 use slipring::pool::{Pool, Role, RoleHandle};
 use slipring::{Error, ErrorKind, Result, StreamTimeouts};
 use slipring_gateway::{Discovery, RemoteRole};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::task::LocalSet;
 
 use crate::rig::*;
 
@@ -18,7 +20,7 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime = many_threads(1);
         let rig = runtime.block_on(Rig::start(|gateway| gateway));
         Self { rig, runtime }
     }
@@ -56,6 +58,10 @@ fn pool_elsewhere(gateways: Discovery) -> Pool {
     Pool::builder().role("echo", Role::elsewhere(Arc::new(elsewhere))).build().unwrap()
 }
 
+fn many_threads(count: usize) -> Runtime {
+    Builder::new_multi_thread().worker_threads(count).enable_all().build().unwrap()
+}
+
 fn call(role: &RoleHandle) -> Result<String> {
     role.call(ECHO, "hello", LONG)?.text()
 }
@@ -63,6 +69,11 @@ fn call(role: &RoleHandle) -> Result<String> {
 fn is_refused(error: &Error) {
     assert_eq!((error.kind(), error.was_begun()), (ErrorKind::InvalidInput, Some(false)));
     assert!(error.to_string().contains("spawn_blocking"), "{error}");
+}
+
+fn is_shut_down(error: &Error) {
+    assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+    assert!(error.to_string().contains("its runtime was shut down"), "{error}");
 }
 
 #[test]
@@ -135,7 +146,7 @@ fn threads_beside_the_only_one_of_a_runtime_wait_for_its_roles() {
 fn a_task_of_a_runtime_with_threads_waits_for_a_role_of_the_same() {
     let scene = Scene::new();
     scene.run(|gateways| {
-        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime = many_threads(1);
         let all_at_once = async {
             let pool = Arc::new(pool_elsewhere(gateways));
             assert_eq!(call(&pool.role("echo").unwrap()).unwrap(), "hello");
@@ -157,6 +168,131 @@ fn a_task_of_a_runtime_with_threads_waits_for_a_role_of_the_same() {
             }
         };
         runtime.block_on(all_at_once);
+    });
+}
+
+/// All ways to wait for a role.
+fn waits(role: &RoleHandle) {
+    assert_eq!(call(role).unwrap(), "hello");
+    let stream = role.stream(CHUNKS, "hello", StreamTimeouts::new()).unwrap();
+    assert_eq!(stream.map(|chunk| chunk.unwrap().len()).sum::<usize>(), 5);
+    assert_eq!(role.submit(ECHO, "hello", LONG).unwrap().wait().unwrap().len(), 5);
+}
+
+#[test]
+fn a_task_of_a_local_set_waits_for_a_role() {
+    let scene = Scene::new();
+    scene.run(|gateways| {
+        let (runtime, set) = (many_threads(1), LocalSet::new());
+        let local = async {
+            let pool = pool_elsewhere(gateways);
+            let role = pool.role("echo").unwrap();
+            waits(&role);
+            tokio::task::spawn_local(async move { waits(&role) }).await.unwrap();
+            let role = pool.role("echo").unwrap();
+            // One in a task that a worker thread has set free for it.
+            let inner = tokio::spawn(async move {
+                tokio::task::block_in_place(|| {
+                    waits(&role);
+                    let local =
+                        async { tokio::task::spawn_local(async move { waits(&role) }).await };
+                    Handle::current().block_on(LocalSet::new().run_until(local)).unwrap();
+                });
+            });
+            inner.await.unwrap();
+        };
+        set.block_on(&runtime, local);
+    });
+}
+
+#[test]
+fn a_runtime_of_one_thread_waits_for_a_role_of_another_runtime() {
+    let scene = Scene::new();
+    scene.run(|gateways| {
+        let (runs_role, here) = (many_threads(1), one_thread());
+        let pool = runs_role.block_on(async { pool_elsewhere(gateways) });
+        let role = pool.role("echo").unwrap();
+        here.block_on(async {
+            waits(&role);
+            // A task of this runtime runs while the other one is entered.
+            let of_here = tokio::spawn({
+                let role = role.clone();
+                async move { waits(&role) }
+            });
+            let _entered = runs_role.enter();
+            waits(&role);
+            of_here.await.unwrap();
+        });
+    });
+}
+
+#[test]
+fn a_refusal_leaves_nothing_to_run() {
+    let scene = Scene::new();
+    scene.run(|gateways| {
+        one_thread().block_on(async {
+            let pool = pool_elsewhere(gateways);
+            let (role, runtime) = (pool.role("echo").unwrap(), Handle::current());
+            let tasks = runtime.metrics().num_alive_tasks();
+            is_refused(&call(&role).unwrap_err());
+            assert_eq!(runtime.metrics().num_alive_tasks(), tasks);
+        });
+    });
+}
+
+#[test]
+fn a_role_whose_runtime_no_thread_runs_is_not_waited_for() {
+    let scene = Scene::new();
+    scene.run(|gateways| {
+        let runtime = one_thread();
+        let entered = runtime.enter();
+        let never_run = pool_elsewhere(gateways.clone());
+        drop(entered);
+        is_refused(&call(&never_run.role("echo").unwrap()).unwrap_err());
+        // By this thread, and by another one.
+        for is_here in [true, false] {
+            let run = || runtime.block_on(async { pool_elsewhere(gateways.clone()) });
+            let pool = if is_here {
+                run()
+            } else {
+                std::thread::scope(|scope| scope.spawn(run).join().unwrap())
+            };
+            is_refused(&call(&pool.role("echo").unwrap()).unwrap_err());
+        }
+    });
+}
+
+#[test]
+fn a_role_whose_runtime_was_shut_down_says_so() {
+    let scene = Scene::new();
+    for runtime in [one_thread as fn() -> Runtime, || many_threads(1)] {
+        scene.run(move |gateways| {
+            let runtime = runtime();
+            let pool = runtime.block_on(async { pool_elsewhere(gateways) });
+            let role = pool.role("echo").unwrap();
+            drop(runtime);
+            is_shut_down(&call(&role).unwrap_err());
+            is_shut_down(&role.stream(CHUNKS, "", StreamTimeouts::new()).unwrap_err());
+            is_shut_down(&role.submit(ECHO, "", LONG).unwrap_err());
+        });
+    }
+}
+
+#[test]
+fn a_request_whose_runtime_is_shut_down_ends() {
+    let scene = Scene::new();
+    let told = Arc::clone(&scene.rig.told);
+    scene.run(move |gateways| {
+        let runtime = many_threads(1);
+        let pool = runtime.block_on(async { pool_elsewhere(gateways) });
+        let role = pool.role("echo").unwrap();
+        let called = std::thread::spawn(move || {
+            let request = role.request(HANG).idempotent(true);
+            request.call("", LONG).unwrap_err()
+        });
+        runtime.block_on(until(|| told.hangs_begun.load(Ordering::SeqCst) > 0));
+        drop(runtime);
+        is_shut_down(&called.join().unwrap());
     });
 }
 
