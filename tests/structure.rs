@@ -82,6 +82,18 @@ const UNSAFE: [&str; 34] = [
     "sys/wake_socket.rs",
 ];
 
+/// The only files that read the clock of the system, which can be set: for moments that are told to people,
+/// times of files, dates of certificates, and an event of another library. No timeout goes by it.
+const SYSTEM_CLOCK: [&str; 5] = [
+    "channel/crash_report.rs",
+    "channel/start.rs",
+    "named/slices.rs",
+    "named/stale.rs",
+    "recording/info.rs",
+];
+
+const SYSTEM_CLOCK_IN_GATEWAY: [&str; 2] = ["tls/make_certs.rs", "tls/reload.rs"];
+
 fn sources() -> Vec<Source> {
     sources_in("src")
 }
@@ -228,6 +240,20 @@ fn stands_only_in(list: &[&str], sources: Vec<Source>) {
         let opens = text.contains("allow(unsafe_code");
         let listed = list.contains(&name.as_str());
         assert_eq!((uses, opens), (listed, listed), "{name}");
+    }
+}
+
+#[test]
+fn the_systems_clock_is_read_only_where_the_list_says() {
+    for (list, sources) in
+        [(&SYSTEM_CLOCK[..], sources()), (&SYSTEM_CLOCK_IN_GATEWAY, gateway_sources())]
+    {
+        for Source { name, text, .. } in sources {
+            let code = text.split("\nmod tests {").next().unwrap_or_default();
+            let words = ["SystemTime::now", "UnixTime::now", "CLOCK_REALTIME"];
+            let reads = words.iter().any(|word| code.contains(word));
+            assert_eq!(reads, list.contains(&name.as_str()), "{name}");
+        }
     }
 }
 
