@@ -31,6 +31,27 @@ def descriptors() -> list[str]:
     return sorted(link for link in found if "slipring-status" not in link)
 
 
+def told_after_fork(act: Callable[[], object]) -> str:
+    """Return what a forked child is told that does this."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        told = "no error"
+        try:
+            act()
+        except slipring.Forked as error:
+            told = str(error)
+        except BaseException as error:
+            told = repr(error)
+        os.write(writer, told.encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    told = os.read(reader, 4096).decode()
+    os.close(reader)
+    os.close(writer)
+    return told
+
+
 @pytest.fixture
 def spawn(tmp_path: Path) -> Iterator[Spawn]:
     """Start workers, which are ended after the test."""

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import slipring
+from conftest import told_after_fork
 from slipring import _slipring
 
 TIMEOUT = 30.0
@@ -344,22 +345,7 @@ def test_a_loop_may_be_closed_with_requests_in_flight() -> None:
 
 def test_a_forked_child_is_refused() -> None:
     async def test(channel: slipring.AsyncChannel) -> None:
-        reader, writer = os.pipe()
-        child = os.fork()
-        if child == 0:
-            told = "no error"
-            try:
-                asyncio.run(channel.call("echo", b""))
-            except slipring.Forked as error:
-                told = str(error)
-            except BaseException as error:
-                told = repr(error)
-            os.write(writer, told.encode())
-            os._exit(0)
-        os.waitpid(child, 0)
-        assert "os.fork" in os.read(reader, 4096).decode()
-        os.close(reader)
-        os.close(writer)
+        assert "os.fork" in told_after_fork(lambda: asyncio.run(channel.call("echo", b"")))
         assert await is_well(channel)
 
     run(test)

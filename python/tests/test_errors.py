@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import slipring
+from conftest import told_after_fork
 from slipring import _errors
 
 TIMEOUT = 30.0
@@ -277,20 +278,7 @@ def test_an_abort_ends_handlers_until_it_is_cleared(channel: slipring.Channel) -
 
 
 def test_a_forked_child_is_refused_with_the_reason(channel: slipring.Channel) -> None:
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            channel.call("echo", b"", timeout=TIMEOUT)
-            told = "no error"
-        except slipring.Forked as error:
-            told = str(error)
-        except BaseException as error:
-            told = repr(error)
-        os.write(writer, told.encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    assert "os.fork" in os.read(reader, 4096).decode()
+    assert "os.fork" in told_after_fork(lambda: channel.call("echo", b"", timeout=TIMEOUT))
     assert bytes(channel.call("echo", b"parent", timeout=TIMEOUT)) == b"parent"
 
 

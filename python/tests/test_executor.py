@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import slipring
+from conftest import told_after_fork
 
 TIMEOUT = 60.0
 
@@ -532,20 +533,7 @@ def test_a_main_module_without_its_guard_is_told(tmp_path: Path) -> None:
 def test_a_forked_child_is_refused() -> None:
     with slipring.ProcessPoolExecutor(1) as executor:
         assert executor.submit(square, 2).result(TIMEOUT) == 4
-        reader, writer = os.pipe()
-        child = os.fork()
-        if child == 0:
-            told = "no error"
-            try:
-                executor.submit(square, 2)
-            except slipring.Forked as error:
-                told = str(error)
-            except BaseException as error:
-                told = repr(error)
-            os.write(writer, told.encode())
-            os._exit(0)
-        os.waitpid(child, 0)
-        assert "os.fork" in os.read(reader, 4096).decode()
+        assert "os.fork" in told_after_fork(lambda: executor.submit(square, 2))
         assert executor.submit(square, 3).result(TIMEOUT) == 9
 
 

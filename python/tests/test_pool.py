@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import slipring
+from conftest import told_after_fork
 from test_signals import interrupted
 
 WORKER = Path(__file__).with_name("pool_worker.py")
@@ -474,18 +475,5 @@ def test_a_forked_child_is_refused(make_pool: MakePool) -> None:
     pool = make_pool()
     role = pool.role("test")
     role.call("echo", timeout=TIMEOUT)
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        told = "no error"
-        try:
-            role.call("echo", timeout=TIMEOUT)
-        except slipring.Forked as error:
-            told = str(error)
-        except BaseException as error:
-            told = repr(error)
-        os.write(writer, told.encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    assert "os.fork" in os.read(reader, 4096).decode()
+    assert "os.fork" in told_after_fork(lambda: role.call("echo", timeout=TIMEOUT))
     assert role.call("echo", "parent", timeout=TIMEOUT).text() == "parent"
