@@ -4,6 +4,7 @@ mod attempts;
 mod codes;
 mod crash_report;
 mod death;
+mod escape;
 mod exit;
 mod failure;
 mod kind;
@@ -13,7 +14,7 @@ mod stage;
 mod stream_timeout;
 
 use std::borrow::Cow;
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::io;
 use std::path::Path;
 use std::str::Utf8Error;
@@ -25,6 +26,10 @@ use crash_report::write_path;
 pub(crate) use death::NO_LOG;
 pub use death::WorkerDeath;
 pub(crate) use death::{EndOfService, Marks};
+pub use escape::Escaped;
+pub(crate) use escape::shown;
+#[cfg(not(loom))]
+pub(crate) use escape::steers;
 pub use exit::ExitCause;
 pub use failure::HandlerFailure;
 pub use kind::ErrorKind;
@@ -551,8 +556,7 @@ impl fmt::Display for Error {
             Detail::Death(death) => {
                 write!(f, "{death}")?;
                 if !self.0.message.is_empty() {
-                    f.write_str("; ")?;
-                    one_line(f, &self.0.message)?;
+                    write!(f, "; {}", Escaped(&self.0.message))?;
                 }
             }
             Detail::Handler(failure) if self.kind() == ErrorKind::Session => {
@@ -563,15 +567,14 @@ impl fmt::Display for Error {
             | Detail::TooLarge { .. }
             | Detail::StreamTimeout(_)
             | Detail::Overload(_) => {
-                one_line(f, &self.0.message)?;
+                write!(f, "{}", Escaped(&self.0.message))?;
             }
         }
         if self.death().is_none() {
             write_path(f, self.crash_report())?;
         }
         if let Some(why) = self.report_place().and_then(|place| place.failure()) {
-            f.write_str("; no crash report: ")?;
-            one_line(f, why)?;
+            write!(f, "; no crash report: {}", Escaped(why))?;
         }
         if let Some(earlier) = self.earlier_attempts() {
             write!(f, "; {earlier}")?;
@@ -581,8 +584,7 @@ impl fmt::Display for Error {
         }
         let mut next = std::error::Error::source(self);
         while let Some(source) = next {
-            f.write_str(": ")?;
-            one_line(f, &source.to_string())?;
+            write!(f, ": {}", Escaped(source))?;
             next = source.source();
         }
         write_log_tail(f, self.log_tail())
@@ -600,31 +602,6 @@ impl std::error::Error for Error {
         let source: &(dyn std::error::Error + 'static) = self.0.source.as_deref()?;
         Some(source)
     }
-}
-
-/// Writes text that may come from another process: a line break or an escape sequence in it
-/// is shown, and does nothing.
-fn one_line(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
-    if !text.contains(steers) {
-        return f.write_str(text);
-    }
-    text.chars().try_for_each(|c| match c {
-        '\t' => f.write_char(c),
-        c if steers(c) => write!(f, "{}", c.escape_default()),
-        c => f.write_char(c),
-    })
-}
-
-/// Whether a character does something to a terminal other than to appear: those that control it, begin a
-/// line, or turn the direction of what follows.
-pub(crate) fn steers(c: char) -> bool {
-    let turns = matches!(c, '\u{61C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
-    c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}')
-}
-
-/// A text that another process has written, as it may be shown in a terminal or a table.
-pub(crate) fn shown(text: &str) -> String {
-    text.chars().map(|c| if steers(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 fn write_log_tail(f: &mut fmt::Formatter<'_>, tail: Option<&str>) -> fmt::Result {

@@ -167,8 +167,8 @@ cfg_if! {
         };
         pub use config::{Config, ConfigBuilder, CopyRoutine, RingConfig, WaitStrategy};
         pub use error::{
-            AttemptEnd, DeathReport, EarlierAttempts, Error, ErrorKind, ErrorReport, ExitCause, HandlerFailure,
-            Overload, RequestStage, Result, StreamTimeout, WorkerDeath,
+            AttemptEnd, DeathReport, EarlierAttempts, Error, ErrorKind, ErrorReport, Escaped, ExitCause,
+            HandlerFailure, Overload, RequestStage, Result, StreamTimeout, WorkerDeath,
         };
         pub use id::RequestId;
         pub use payload::{Payload, Source};
@@ -227,8 +227,8 @@ cfg_if! {
         pub use config::{Config, ConfigBuilder, CopyRoutine, RingConfig, WaitStrategy};
         pub use crash_report::CrashReports;
         pub use error::{
-            AttemptEnd, DeathReport, EarlierAttempts, Error, ErrorKind, ErrorReport, ExitCause, HandlerFailure,
-            Overload, RequestStage, Result, StreamTimeout, WorkerDeath,
+            AttemptEnd, DeathReport, EarlierAttempts, Error, ErrorKind, ErrorReport, Escaped, ExitCause,
+            HandlerFailure, Overload, RequestStage, Result, StreamTimeout, WorkerDeath,
         };
         pub use id::RequestId;
         pub use payload::{Payload, Source};

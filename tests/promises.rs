@@ -142,6 +142,7 @@ fn public_types_can_be_sent_and_shared_as_promised() {
     owned::<MessageReader<'static>>();
     owned::<(Config, ConfigBuilder, RingConfig, WaitStrategy, RoleConfig)>();
     owned::<(Error, ErrorKind, ExitCause, WorkerDeath, HandlerFailure)>();
+    owned::<Escaped<String>>();
     owned::<(Health, Kind, RequestId, WorkerState)>();
     owned::<(slipring::pool::RoleHandle, slipring::pool::PoolPending)>();
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use super::crash_report::{ReportPlace, write_path};
 use super::stage::{Mark, RequestStage, Stage};
-use super::{ExitCause, one_line, write_log_tail};
+use super::{Escaped, ExitCause, write_log_tail};
 use crate::id::RequestId;
 
 /// What is known about the end of a worker.
@@ -190,8 +190,7 @@ impl fmt::Display for WorkerDeath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "worker {} (pid {}", self.role, self.pid)?;
         if let Some(host) = &self.host {
-            f.write_str(" on ")?;
-            one_line(f, host)?;
+            write!(f, " on {}", Escaped(host))?;
         }
         f.write_str(") died: ")?;
         match self.cause() {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::one_line;
+use super::Escaped;
 
 /// What a handler failed with, or the builder of a worker's session.
 ///
@@ -36,10 +36,9 @@ pub struct HandlerFailure {
 
 impl fmt::Display for HandlerFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        one_line(f, &self.type_name)?;
+        write!(f, "{}", Escaped(&self.type_name))?;
         for text in std::iter::once(&self.message).chain(&self.sources) {
-            f.write_str(": ")?;
-            one_line(f, text)?;
+            write!(f, ": {}", Escaped(text))?;
         }
         Ok(())
     }

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::io;
 
-use crate::shown::Shown;
+use slipring::Escaped;
+
 use crate::stdio;
 
 /// Why the program fails. The exit codes are part of the program's interface
@@ -101,7 +102,8 @@ impl Error {
 
 /// Writes `slipring: …` to standard error, if it can still be written to.
 pub(crate) fn say(message: impl fmt::Display) {
-    let lines = message.to_string().lines().map(|line| Shown(line).to_string()).collect::<Vec<_>>();
+    let lines =
+        message.to_string().lines().map(|line| Escaped(line).to_string()).collect::<Vec<_>>();
     stdio::warn(&format!("slipring: {}\n", lines.join("\n")));
 }
 
@@ -111,10 +113,10 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // A file name may hold a line break or an escape sequence; the message
         // is one line and does not steer the terminal.
-        write!(f, "{}", Shown(&self.message))?;
+        write!(f, "{}", Escaped(&self.message))?;
         let lines = self.log_tail.lines().count();
         for line in self.log_tail.lines().skip(lines.saturating_sub(LOG_LINES)) {
-            write!(f, "\n    | {}", Shown(line))?;
+            write!(f, "\n    | {}", Escaped(line))?;
         }
         Ok(())
     }

@@ -4,10 +4,11 @@ use std::fmt::Write as _;
 use std::io::IsTerminal;
 
 use serde_json::{Value, json};
+use slipring::Escaped;
 
 use super::Findings;
 use super::item::{Item, State};
-use crate::shown::{self, Shown};
+use crate::shown;
 
 /// The groups, as they are titled.
 const GROUPS: [(&str, &str); 8] = [
@@ -62,7 +63,7 @@ impl Style {
                 out.push(' ');
                 used += 1;
             }
-            let _ = write!(out, "{}", Shown(word));
+            let _ = write!(out, "{}", Escaped(word));
             used += len;
         }
         out.push('\n');

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::shown::Shown;
+use slipring::Escaped;
 
 /// A text of lines.
 #[derive(Debug, Default)]
@@ -15,7 +15,7 @@ impl Text {
         if !line.is_empty() {
             self.0.push_str(&" ".repeat(2 * steps));
         }
-        self.0.push_str(&Shown(line.trim_end()).to_string());
+        self.0.push_str(&Escaped(line.trim_end()).to_string());
         self.0.push('\n');
     }
 

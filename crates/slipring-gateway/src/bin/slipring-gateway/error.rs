@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io::Write as _;
 
+use slipring::Escaped;
+
 /// Lines of a worker's log that are shown.
 const LOG_LINES: usize = 12;
 
@@ -48,24 +50,13 @@ impl std::error::Error for Failure {}
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&one_line(&self.message))?;
+        write!(f, "{}", Escaped(&self.message))?;
         let lines = self.log_tail.lines().count();
         for line in self.log_tail.lines().skip(lines.saturating_sub(LOG_LINES)) {
-            write!(f, "\n    | {}", one_line(line))?;
+            write!(f, "\n    | {}", Escaped(line))?;
         }
         Ok(())
     }
-}
-
-/// A name may hold a line break or an escape sequence, which must not steer the terminal, and characters
-/// that turn the direction of what follows.
-fn one_line(text: &str) -> String {
-    let turns = |c| matches!(c, '\u{61C}' | '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
-    let escape = |c: char| match (c.is_control() || turns(c)) && c != '\t' {
-        true => c.escape_default().to_string(),
-        false => c.to_string(),
-    };
-    text.chars().map(escape).collect()
 }
 
 /// Writes `slipring-gateway: …` to standard error, if it can still be written to.
@@ -85,7 +76,8 @@ mod tests {
 
     #[test]
     fn what_steers_a_terminal_or_turns_the_direction_is_escaped() {
-        let shown = one_line("a\tb\n\u{9b}2J\u{202e}c\u{2066}d\u{200f}\u{e9}");
-        assert_eq!(shown, "a\tb\\n\\u{9b}2J\\u{202e}c\\u{2066}d\\u{200f}\u{e9}");
+        let failure = Failure::workers("a\tb\n\u{9b}2J", Some("\u{202e}c\n\u{2066}d\u{e9}"));
+        let shown = "a\tb\\n\\u{9b}2J\n    | \\u{202e}c\n    | \\u{2066}d\u{e9}";
+        assert_eq!(failure.to_string(), shown);
     }
 }
