@@ -1,4 +1,5 @@
 use std::path::Path;
+use std::str::Utf8Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
