@@ -193,7 +193,7 @@ fn running(directory: &Directory, args: &[&str]) -> Child {
 }
 
 /// Waits for the end; standard input stays open.
-fn wait_open(mut child: Child) -> Finished {
+pub(crate) fn wait_open(mut child: Child) -> Finished {
     let stdin = child.stdin.take();
     until("the end", || child.try_wait().unwrap().is_some());
     let done = child.wait_with_output().unwrap().into();

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::common::{Directory, Finished, Npy, children, finish, glosses, kill, piped, until};
+use crate::failures::wait_open;
 
 const SLIPRING: &str = env!("CARGO_BIN_EXE_slipring");
 
@@ -96,7 +97,6 @@ fn a_closed_stream_is_found_behind_every_path_that_leads_to_it() {
                 "/proc/$$/fd/1",
                 "/proc/$$/task/$$/fd/1",
                 "/dev/../dev/stdout",
-                "/proc/self/root/dev/stdout",
                 "/proc/self/cwd/so.jsonl",
             ][..],
         ),
@@ -286,14 +286,6 @@ fn with_worker(mut command: Command) -> Child {
         })
     });
     child
-}
-
-fn wait_open(mut child: Child) -> Finished {
-    let stdin = child.stdin.take();
-    until("the end", || child.try_wait().unwrap().is_some());
-    let done = child.wait_with_output().unwrap().into();
-    drop(stdin);
-    done
 }
 
 #[test]
