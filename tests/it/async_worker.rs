@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::common::*;
 use crate::executors::{self, multi_thread, poll_times};
+use crate::threads::failures_are_told;
 use slipring::worker::{
     HandlerError, Incoming, OwnedRequest, OwnedResponder, Tasks, TrySend, Worker,
 };
@@ -237,24 +238,7 @@ fn a_panic_or_an_error_ends_one_request_and_health_shows_it() {
         })
     });
     let other = channel.submit(WORK, "wait", LONG).unwrap();
-    for (request, name, message) in [
-        ("panic", "panic", "boom"),
-        ("error", "test::Odd", "odd"),
-        ("silence", "slipring::NoReply", "the responder was dropped without a reply"),
-    ] {
-        let error = channel.call(WORK, request, LONG).unwrap_err();
-        let failure = error.handler_failure().unwrap();
-        assert_eq!((&failure.type_name[..], &failure.message[..]), (name, message));
-        let last = channel.ping(LONG).unwrap().last_error.unwrap();
-        assert!(last.contains(message), "{last}");
-    }
-    assert_eq!(channel.call(WORK, "late", LONG).unwrap().to_vec(), b"sent");
-    eventually("its error is told", || {
-        channel.ping(LONG).unwrap().last_error.unwrap().contains("after the reply")
-    });
-    let error = channel.call(OTHER, "", LONG).unwrap_err();
-    assert_eq!(error.handler_failure().unwrap().type_name, "slipring::UnknownKind");
-    assert_eq!(error.was_begun(), Some(false));
+    failures_are_told(&channel);
     assert_eq!(channel.call(WORK, "", LONG).unwrap().to_vec(), b"whole");
     assert_eq!(channel.health().begun, 1);
     drop(other);

@@ -142,6 +142,28 @@ fn a_request_after_a_pause_finds_a_thread_whatever_the_others_do() {
     stuck.into_iter().for_each(|pending| drop(pending.wait().unwrap()));
 }
 
+/// A handler that fails ends its request only, and health tells of it.
+pub(crate) fn failures_are_told(channel: &Channel) {
+    for (request, name, message) in [
+        ("panic", "panic", "boom"),
+        ("error", "test::Odd", "odd"),
+        ("silence", "slipring::NoReply", "the responder was dropped without a reply"),
+    ] {
+        let error = channel.call(WORK, request, LONG).unwrap_err();
+        let failure = error.handler_failure().unwrap();
+        assert_eq!((&failure.type_name[..], &failure.message[..]), (name, message));
+        let last = channel.ping(LONG).unwrap().last_error.unwrap();
+        assert!(last.contains(message), "{last}");
+    }
+    assert_eq!(channel.call(WORK, "late", LONG).unwrap().to_vec(), b"sent");
+    eventually("its error is told", || {
+        channel.ping(LONG).unwrap().last_error.unwrap().contains("after the reply")
+    });
+    let error = channel.call(OTHER, "", LONG).unwrap_err();
+    assert_eq!(error.handler_failure().unwrap().type_name, "slipring::UnknownKind");
+    assert_eq!(error.was_begun(), Some(false));
+}
+
 #[test]
 fn a_panic_or_an_error_ends_one_request_and_health_shows_it() {
     let gate = Gate::default();
@@ -161,23 +183,7 @@ fn a_panic_or_an_error_ends_one_request_and_health_shows_it() {
         })
     });
     let others: Vec<_> = (0..7).map(|_| channel.submit(WORK, "", LONG).unwrap()).collect();
-    for (request, name, message) in [
-        ("panic", "panic", "boom"),
-        ("error", "test::Odd", "odd"),
-        ("silence", "slipring::NoReply", "the responder was dropped without a reply"),
-    ] {
-        let error = channel.call(WORK, request, LONG).unwrap_err();
-        let failure = error.handler_failure().unwrap();
-        assert_eq!((&failure.type_name[..], &failure.message[..]), (name, message));
-        let last = channel.ping(LONG).unwrap().last_error.unwrap();
-        assert!(last.contains(message), "{last}");
-    }
-    assert_eq!(channel.call(WORK, "late", LONG).unwrap().to_vec(), b"sent");
-    eventually("its error is told", || {
-        channel.ping(LONG).unwrap().last_error.unwrap().contains("after the reply")
-    });
-    let error = channel.call(OTHER, "", LONG).unwrap_err();
-    assert_eq!(error.handler_failure().unwrap().type_name, "slipring::UnknownKind");
+    failures_are_told(&channel);
     gate.open();
     for other in others {
         assert_eq!(other.wait().unwrap().to_vec(), b"whole");
