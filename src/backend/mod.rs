@@ -46,6 +46,7 @@ mod request;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_core::Stream;
@@ -57,6 +58,7 @@ use crate::error::Result;
 use crate::error::{Error, ErrorKind};
 pub use crate::priority::Priority;
 use crate::protocol::Health;
+use crate::shm::bytes::PeerBytes;
 
 pub use crate::trace_context::TraceContext;
 pub use request::BackendRequest;
@@ -67,6 +69,35 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// The chunks of a request, in order, each exactly once; the last item is an error, or the request
 /// was answered whole. Dropping it cancels the request.
 pub type BoxChunks = Pin<Box<dyn Stream<Item = Result<Reply>> + Send>>;
+
+/// The same chunks, of which those that lie ready can be taken together.
+pub type BoxBatchChunks = Pin<Box<dyn BatchChunks>>;
+
+/// Chunks of which those that lie ready can be taken together: [`Backend::stream_in_batches`] returns
+/// them. So a stream of many short chunks costs a fraction of what it costs to poll for each of them.
+pub trait BatchChunks: Stream<Item = Result<Reply>> + Send {
+    /// Gives chunks that lie ready to `take`, in order, as long as it takes them. One that it does not
+    /// take stays, and is the next one. Each is given out once: here, or by the stream.
+    ///
+    /// Does not wait, and need not give out all that have come: poll the stream for the next chunk, then
+    /// take by this what came with it. The default gives out none.
+    fn take_ready(self: Pin<&mut Self>, take: &mut dyn FnMut(PeerBytes<'_>) -> bool) {
+        let _ = take;
+    }
+}
+
+/// Chunks that come one by one.
+struct OneByOne(BoxChunks);
+
+impl Stream for OneByOne {
+    type Item = Result<Reply>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.as_mut().poll_next(context)
+    }
+}
+
+impl BatchChunks for OneByOne {}
 
 /// How much a backend has to do: from [`Backend::load`].
 ///
@@ -188,6 +219,42 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
         request: BackendRequest,
         timeouts: StreamTimeouts,
     ) -> BoxFuture<'static, Result<BoxChunks>>;
+
+    /// The same, for code that sends many short chunks on, such as a gateway. The default takes the chunks
+    /// of [`stream`](Self::stream) one by one.
+    ///
+    /// ```
+    /// # use slipring::backend::{Backend, BackendRequest};
+    /// # use slipring::StreamTimeouts;
+    /// # use std::future::poll_fn;
+    /// async fn all(backend: &dyn Backend, request: BackendRequest) -> slipring::Result<Vec<u8>> {
+    ///     let mut chunks = backend.stream_in_batches(request, StreamTimeouts::new()).await?;
+    ///     let mut bytes = Vec::new();
+    ///     while let Some(chunk) = poll_fn(|context| chunks.as_mut().poll_next(context)).await {
+    ///         bytes.extend(chunk?.to_vec());
+    ///         chunks.as_mut().take_ready(&mut |chunk| {
+    ///             chunk.append_to(&mut bytes);
+    ///             true
+    ///         });
+    ///     }
+    ///     Ok(bytes)
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Backend::stream`].
+    fn stream_in_batches(
+        &self,
+        request: BackendRequest,
+        timeouts: StreamTimeouts,
+    ) -> BoxFuture<'static, Result<BoxBatchChunks>> {
+        let chunks = self.stream(request, timeouts);
+        Box::pin(async {
+            let batches: BoxBatchChunks = Box::pin(OneByOne(chunks.await?));
+            Ok(batches)
+        })
+    }
 
     /// Has this thread wait for what the backend was asked: runs `wait` once, which sleeps until a future
     /// of this backend, or a stream, is ready.

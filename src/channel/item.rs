@@ -3,10 +3,10 @@
 //! Everything here was written by another process: nothing is believed before it is checked.
 
 use std::cell::Cell;
-#[cfg(feature = "async")]
-use std::fmt;
 use std::sync::Arc;
 
+#[cfg(feature = "async")]
+use crate::channel::foreign::Foreign;
 use crate::error::{Error, ErrorKind, Result};
 use crate::protocol::assembler::Assembler;
 use crate::protocol::buffer_pool::{BufferPool, BufferSlice, PooledBuffer};
@@ -35,37 +35,24 @@ pub(crate) enum Body {
     Message(PooledBuffer),
     /// Bytes that did not come by a ring. Not without the feature: it costs calls an instruction.
     #[cfg(feature = "async")]
-    Foreign(Box<dyn Owner>),
-}
-
-/// The owner of bytes that did not come by a ring.
-#[cfg(feature = "async")]
-pub(crate) trait Owner: Send + Sync {
-    fn bytes(&self) -> &[u8];
-}
-
-#[cfg(feature = "async")]
-impl<T: AsRef<[u8]> + Send + Sync> Owner for T {
-    fn bytes(&self) -> &[u8] {
-        self.as_ref()
-    }
-}
-
-#[cfg(all(feature = "async", feature = "bytes"))]
-impl AsRef<[u8]> for Box<dyn Owner> {
-    fn as_ref(&self) -> &[u8] {
-        (**self).bytes()
-    }
-}
-
-#[cfg(feature = "async")]
-impl fmt::Debug for dyn Owner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes", self.bytes().len())
-    }
+    Foreign(Foreign),
 }
 
 impl Body {
+    #[cfg(feature = "async")]
+    pub(super) fn of_owner(owner: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
+        Self::Foreign(Foreign::new(owner))
+    }
+
+    /// Copies bytes that did not come by a ring.
+    #[cfg(feature = "async")]
+    pub(super) fn copy_of(bytes: &[u8]) -> Self {
+        match bytes.len() {
+            ..=COPIED_REPLY => Self::Short(ShortPayload::copy_of(PeerBytes::of(bytes))),
+            _ => Self::Owned(bytes.to_vec()),
+        }
+    }
+
     /// Copies a payload, a long one into a buffer that is used again.
     pub(super) fn copy(payload: PeerBytes<'_>, buffers: &Arc<BufferPool>) -> Self {
         if payload.len() < POOLED_REPLY {
@@ -95,7 +82,7 @@ impl Body {
             Self::Slice(slice) => PeerBytes::of(slice.bytes()),
             Self::Message(message) => PeerBytes::of(message.bytes()),
             #[cfg(feature = "async")]
-            Self::Foreign(owner) => PeerBytes::of(owner.bytes()),
+            Self::Foreign(foreign) => PeerBytes::of(foreign.bytes()),
         }
     }
 

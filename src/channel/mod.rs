@@ -11,6 +11,8 @@ mod crash_frames;
 mod crash_report;
 mod crash_sent;
 mod explain;
+#[cfg(feature = "async")]
+mod foreign;
 #[cfg(all(test, feature = "tokio"))]
 mod forked_tests;
 mod handshake;

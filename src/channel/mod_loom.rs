@@ -4,6 +4,8 @@ mod chunks;
 mod core;
 mod counters;
 mod explain;
+#[cfg(feature = "async")]
+mod foreign;
 mod item;
 mod message_parts;
 mod message_reader;

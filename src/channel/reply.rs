@@ -42,7 +42,8 @@ impl Reply {
 
     /// Makes a reply of bytes that did not come by a ring, such as those of another host: for
     /// implementations of [`Backend`](crate::backend::Backend). The bytes are not copied; `owner` is
-    /// dropped with the reply. `as_ref` must return the same bytes each time.
+    /// dropped with the reply. `as_ref` must return the same bytes each time. With the feature `bytes`, a
+    /// `Bytes` is kept as it is, without an allocation.
     ///
     /// ```
     /// use slipring::{Reply, RequestId};
@@ -56,7 +57,23 @@ impl Reply {
     #[cfg(feature = "async")]
     #[must_use]
     pub fn from_owner(request: RequestId, owner: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
-        Self { request, body: Body::Foreign(Box::new(owner)) }
+        Self { request, body: Body::of_owner(owner) }
+    }
+
+    /// Makes a reply of a copy of bytes that did not come by a ring. For short ones: a copy of up to 96
+    /// bytes costs less than to share their memory, and does not keep it.
+    ///
+    /// ```
+    /// use slipring::{Reply, RequestId};
+    ///
+    /// let reply = Reply::copy_of(RequestId::from(7), b"hello");
+    /// assert_eq!(reply.text()?, "hello");
+    /// # Ok::<(), slipring::Error>(())
+    /// ```
+    #[cfg(feature = "async")]
+    #[must_use]
+    pub fn copy_of(request: RequestId, bytes: &[u8]) -> Self {
+        Self { request, body: Body::copy_of(bytes) }
     }
 
     /// Returns the request that it answers.
@@ -195,7 +212,7 @@ impl From<Reply> for bytes::Bytes {
     fn from(reply: Reply) -> Self {
         match reply.body {
             #[cfg(feature = "async")]
-            Body::Foreign(owner) => Self::from_owner(owner),
+            Body::Foreign(foreign) => foreign.into_bytes(),
             Body::Message(message) if !message.is_oversized() => Self::from_owner(message),
             other => other.into_vec().into(),
         }

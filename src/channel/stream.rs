@@ -20,6 +20,8 @@ use crate::channel::wait::{WaitLimit, wait_for_item};
 use crate::error::{Error, ErrorKind, Result, StreamTimeout};
 use crate::id::RequestId;
 use crate::ring::position::span;
+#[cfg(feature = "async")]
+use crate::shm::bytes::PeerBytes;
 use crate::shm::layout::as_usize;
 use crate::sys::clock::{Deadline, now_ns};
 use crate::sys::fork;
@@ -344,6 +346,17 @@ impl Stream {
         let chunk = self.buffer.copied.next_chunk()?;
         self.add_consumed(as_usize(span(chunk.len())));
         Some(Reply::new(self.request, Body::Slice(chunk)))
+    }
+
+    /// Gives out those that were copied out together, as long as `take` takes them.
+    #[cfg(feature = "async")]
+    pub(crate) fn take_buffered(&mut self, take: &mut dyn FnMut(PeerBytes<'_>) -> bool) {
+        if !self.buffer.items.is_empty() || !self.core.is_readable() {
+            return;
+        }
+        let StreamBuffer { copied, unflushed, .. } = &mut self.buffer;
+        copied.take_while(take, |len| *unflushed += as_usize(span(len)));
+        self.add_consumed(0);
     }
 
     /// The first chunk of those that were copied out together.

@@ -11,12 +11,14 @@ use super::async_call::Running;
 use super::attempts::{Attempts, Destination};
 use super::overflow::ChunksElsewhere;
 use super::role::{Permit, Return, RoleShared};
+use crate::backend::BatchChunks;
 use crate::channel::Observer;
 use crate::channel::{Reply, StreamDeadlines};
 use crate::error::{Error, Result};
 use crate::id::RequestId;
 use crate::payload::SharedPayload;
 use crate::protocol::Kind;
+use crate::shm::bytes::PeerBytes;
 use crate::sys::clock::{Deadline, now_ns};
 use crate::tasks::{AsyncStream, requests};
 
@@ -290,6 +292,18 @@ impl futures_core::Stream for AsyncPoolStream {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.poll_chunk(context).map(Result::transpose)
+    }
+}
+
+impl BatchChunks for AsyncPoolStream {
+    fn take_ready(mut self: Pin<&mut Self>, take: &mut dyn FnMut(PeerBytes<'_>) -> bool) {
+        // None can be the first, of which more is noted.
+        if let State::Reads(reads) = &mut self.state
+            && let At::Worker(sent) = &mut reads.at
+            && reads.has_delivered
+        {
+            sent.request.take_ready(take);
+        }
     }
 }
 

@@ -4,7 +4,8 @@ use std::future::ready;
 use std::time::Duration;
 
 use super::async_handle::{AsyncPoolRequest, AsyncRoleHandle};
-use crate::backend::{Backend, BackendLoad, BackendRequest, BoxChunks, BoxFuture};
+use super::async_stream::AsyncPoolStream;
+use crate::backend::{Backend, BackendLoad, BackendRequest, BoxBatchChunks, BoxChunks, BoxFuture};
 use crate::channel::{Reply, StreamTimeouts};
 use crate::error::Result;
 use crate::protocol::Health;
@@ -60,13 +61,22 @@ impl Backend for AsyncRoleHandle {
         request: BackendRequest,
         timeouts: StreamTimeouts,
     ) -> BoxFuture<'static, Result<BoxChunks>> {
-        let role = self.clone();
-        Box::pin(async move {
-            let (payload, progress) = (request.shared_payload(), request.progress());
-            let (asked, hops) = (asked(&role, &request), request.hop_count());
-            let stream = asked.stream_observed(hops, payload, timeouts, progress).await?;
-            let chunks: BoxChunks = Box::pin(stream);
+        let stream = stream(self.clone(), request, timeouts);
+        Box::pin(async {
+            let chunks: BoxChunks = Box::pin(stream.await?);
             Ok(chunks)
+        })
+    }
+
+    fn stream_in_batches(
+        &self,
+        request: BackendRequest,
+        timeouts: StreamTimeouts,
+    ) -> BoxFuture<'static, Result<BoxBatchChunks>> {
+        let stream = stream(self.clone(), request, timeouts);
+        Box::pin(async {
+            let batches: BoxBatchChunks = Box::pin(stream.await?);
+            Ok(batches)
         })
     }
 
@@ -97,6 +107,16 @@ impl Backend for AsyncRoleHandle {
         let role = self.clone();
         Box::pin(async move { role.close_role(timeout).await })
     }
+}
+
+async fn stream(
+    role: AsyncRoleHandle,
+    request: BackendRequest,
+    timeouts: StreamTimeouts,
+) -> Result<AsyncPoolStream> {
+    let (payload, progress) = (request.shared_payload(), request.progress());
+    let (asked, hops) = (asked(&role, &request), request.hop_count());
+    asked.stream_observed(hops, payload, timeouts, progress).await
 }
 
 /// The load of a role, or that of others if it has no workers of its own.

@@ -7,6 +7,8 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "async")]
+use crate::shm::bytes::PeerBytes;
 use crate::shm::layout::as_u64;
 use crate::sync::{Counter, Ordering, TryLock};
 
@@ -212,6 +214,24 @@ impl ChunkBuffer {
         self.given += 1;
         self.start = end;
         Some(chunk)
+    }
+
+    /// Gives out chunks, in order, as long as `take` takes them. One that it does not take is the next.
+    /// `note` is told the length of each that was taken.
+    #[cfg(feature = "async")]
+    pub(crate) fn take_while(
+        &mut self,
+        take: &mut dyn FnMut(PeerBytes<'_>) -> bool,
+        mut note: impl FnMut(usize),
+    ) {
+        let bytes = self.bytes.as_ref().map_or(&[][..], |bytes| bytes.as_slice());
+        while let Some(end) = self.ends.get(self.given)
+            && take(PeerBytes::of(bytes.get(self.start..*end).unwrap_or_default()))
+        {
+            note(end - self.start);
+            self.given += 1;
+            self.start = *end;
+        }
     }
 
     /// Prepares for at most so many chunks and bytes, in the buffer of the last ones unless parts of

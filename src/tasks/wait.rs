@@ -12,6 +12,8 @@ use crate::channel::{
 };
 use crate::error::{Error, Result};
 use crate::id::RequestId;
+#[cfg(feature = "async")]
+use crate::shm::bytes::PeerBytes;
 use crate::sys::clock::{Deadline, now_ns};
 use crate::tasks::reader::{AsyncMessageReader, AsyncPartSource};
 use crate::tasks::timer::Timer;
@@ -262,6 +264,12 @@ impl AsyncStream {
         }
         let found = ready!(self.poll_next_item(context, false)).map(|item| item.map(copied));
         Poll::Ready(self.stream.next_of(found))
+    }
+
+    /// Gives out chunks that lie ready outside of the ring, as long as `take` takes them.
+    #[cfg(feature = "async")]
+    pub(crate) fn take_ready(&mut self, take: &mut dyn FnMut(PeerBytes<'_>) -> bool) {
+        self.stream.take_buffered(take);
     }
 
     fn poll_source(&mut self, context: &Context<'_>) -> Poll<Result<Option<Source>>> {

@@ -1,18 +1,22 @@
 //! A role of a pool, called as a backend: through the trait object.
 
 use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use crate::common::*;
 use crate::executors::{Probe, poll};
 use crate::pools::{self, close, is_begun, kill_one_that_serves, role};
-use slipring::backend::{Backend, BackendLoad, BackendRequest, BoxChunks, Progress};
+use slipring::backend::{
+    Backend, BackendLoad, BackendRequest, BoxBatchChunks, BoxChunks, Progress,
+};
 use slipring::payload::Payload;
 use slipring::pool::{Pool, Priority, Role, RoleHandle};
 use slipring::worker::{Incoming, Worker};
 use slipring::{
-    Config, Error, ErrorKind, Reply, RequestStage, Result, RoleConfig, StreamTimeouts, testing,
+    Config, Error, ErrorKind, Kind, PeerBytes, Reply, RequestStage, Result, RoleConfig,
+    StreamTimeouts, testing,
 };
 
 fn pool_of(role: Role) -> (Pool, RoleHandle, Arc<dyn Backend>) {
@@ -26,6 +30,10 @@ fn block_on<T: Send>(future: impl Future<Output = T> + Send) -> T {
 }
 
 async fn next(chunks: &mut BoxChunks) -> Option<Result<Reply>> {
+    poll_fn(|context| chunks.as_mut().poll_next(context)).await
+}
+
+async fn next_in_batch(chunks: &mut BoxBatchChunks) -> Option<Result<Reply>> {
     poll_fn(|context| chunks.as_mut().poll_next(context)).await
 }
 
@@ -146,6 +154,122 @@ fn a_stream_delivers_its_chunks_and_its_error_in_order() {
         assert!(block_on(next(&mut chunks)).is_none());
     }
     assert_all_free(&backend);
+    close(&pool);
+}
+
+#[cfg(feature = "bytes")]
+#[test]
+fn bytes_that_a_reply_is_made_of_come_out_of_it_as_they_are() {
+    let bytes = bytes::Bytes::from(pattern(7, 5_000));
+    let place = bytes.as_ptr();
+    let reply = Reply::from_owner(7.into(), bytes);
+    assert_eq!(reply.payload().as_ptr(), place);
+    let bytes = bytes::Bytes::from(reply);
+    assert_eq!((bytes.as_ptr(), &bytes[..]), (place, &pattern(7, 5_000)[..]));
+    // Of other owners, too.
+    let owner = pattern(8, 5_000);
+    let place = owner.as_ptr();
+    let bytes = bytes::Bytes::from(Reply::from_owner(8.into(), owner));
+    assert_eq!((bytes.as_ptr(), &bytes[..]), (place, &pattern(8, 5_000)[..]));
+}
+
+#[test]
+fn a_reply_that_was_copied_has_bytes_of_its_own() {
+    for len in [0, 1, 96, 97, 5_000] {
+        let mut bytes = pattern(7, len);
+        let replies = [(); 2].map(|()| Reply::copy_of(7.into(), &bytes));
+        bytes.fill(0);
+        for reply in replies {
+            assert_eq!((reply.request().get(), reply.into_vec()), (7, pattern(7, len)));
+        }
+    }
+}
+
+#[test]
+fn chunks_that_lie_ready_are_taken_together_each_once_and_in_order() {
+    let (pool, _, backend) = pool_of(role());
+    // More than a window; longer ones than are copied out of the ring together; empty ones.
+    for (count, len) in [(50_000, 64), (300, 5_000), (2_000, 0), (500, 700)] {
+        let request = BackendRequest::new(COUNT, encode(&[count, len]));
+        let stream = backend.stream_in_batches(request, StreamTimeouts::from(LONG));
+        let mut number = 0;
+        block_on(async {
+            let mut chunks = stream.await.unwrap();
+            let mut check = |chunk: PeerBytes<'_>| {
+                assert!(chunk.to_vec() == pattern(number, len as usize), "{number} of {len} bytes");
+                number += 1;
+            };
+            while let Some(chunk) = next_in_batch(&mut chunks).await {
+                check(chunk.unwrap().payload());
+                let mut left = 50;
+                chunks.as_mut().take_ready(&mut |chunk| {
+                    let takes = left > 0;
+                    left -= 1;
+                    if takes {
+                        check(chunk);
+                    }
+                    takes
+                });
+            }
+        });
+        assert_eq!(number, count);
+    }
+    assert_all_free(&backend);
+    close(&pool);
+}
+
+#[test]
+fn chunks_that_came_with_the_first_are_ready_once_that_was_polled() {
+    const ALL: Kind = Kind::named("all");
+    let are_sent = Arc::new(AtomicBool::new(false));
+    let role = Role::with_channels({
+        let are_sent = are_sent.clone();
+        move |_| {
+            let are_sent = are_sent.clone();
+            let make = move || {
+                Worker::new(|_| Ok(())).on(ALL, move |(), request, responder| {
+                    let mut stream = responder.stream();
+                    for number in 0..numbers(&request.to_vec())[0] {
+                        stream.send(&pattern(number, 64))?;
+                    }
+                    are_sent.store(true, Ordering::SeqCst);
+                    Ok(stream.end()?)
+                })
+            };
+            testing::spawn_thread(&Config::default(), RoleConfig::default(), make)
+        }
+    });
+    let pool = Pool::builder().role("all", role).build().unwrap();
+    let backend = pool.role("all").unwrap().to_async();
+    let request = BackendRequest::new(ALL, encode(&[100]));
+    let stream = backend.stream_in_batches(request, StreamTimeouts::from(LONG));
+    let mut chunks = block_on(stream).unwrap();
+    eventually("all are sent", || are_sent.load(Ordering::SeqCst));
+    // The ring is read by the poll for the first one.
+    chunks.as_mut().take_ready(&mut |_| unreachable!());
+    assert!(block_on(next_in_batch(&mut chunks)).unwrap().unwrap().to_vec() == pattern(0, 64));
+    let mut number = 1;
+    let mut take = |most| {
+        chunks.as_mut().take_ready(&mut |chunk| {
+            assert!(number <= most, "one was not taken");
+            let takes = number < most;
+            if takes {
+                assert!(chunk.to_vec() == pattern(number, 64));
+                number += 1;
+            }
+            takes
+        });
+    };
+    take(10);
+    take(50);
+    assert!(block_on(next_in_batch(&mut chunks)).unwrap().unwrap().to_vec() == pattern(50, 64));
+    let mut left = 0;
+    chunks.as_mut().take_ready(&mut |_| {
+        left += 1;
+        true
+    });
+    assert_eq!(left, 49);
+    assert!(block_on(next_in_batch(&mut chunks)).is_none());
     close(&pool);
 }
 
