@@ -9,7 +9,7 @@ use slipring::Error;
 
 use crate::proto;
 use crate::wire::error::{error_of, report_of, status_in};
-use crate::wire::message::{Pieces, head_of, request_of, timeouts_of};
+use crate::wire::message::{Pieces, head_of, request_of, short_payload, timeouts_of};
 use crate::wire::reader::MessageReader;
 use crate::wire::report::from_proto;
 use crate::wire::timeout;
@@ -66,6 +66,12 @@ fn plain(mut data: &[u8]) -> (Vec<Bytes>, Option<bool>) {
 fn check_message(message: Bytes) {
     _ = proto::GatewayStatus::decode(message.clone());
     _ = proto::PingReply::decode(message.clone());
+    let framed =
+        [&[0], &u32::try_from(message.len()).unwrap().to_be_bytes()[..], &message].concat();
+    if let Some((payload, len)) = short_payload(&framed) {
+        let reply = proto::Reply { more: false, payload: Bytes::copy_from_slice(payload) };
+        assert_eq!((proto::Reply::decode(message.clone()), len), (Ok(reply), framed.len()));
+    }
     if let Ok(reply) = proto::Reply::decode(message.clone()) {
         for in_pieces in [false, true] {
             let again = Pieces::of_reply(reply.payload.clone(), in_pieces);

@@ -20,15 +20,19 @@ use super::outcome::{lost, was_begun};
 use crate::trace::add_trace;
 use crate::wire::error::{begun, error_of, status_in, unexpected};
 use crate::wire::frame::Frame;
-use crate::wire::message::Pieces;
+use crate::wire::message::{Pieces, short_payload};
 use crate::wire::reader::MessageReader;
 use crate::wire::timeout;
 
 /// How much longer than its payload a message may be.
 pub(super) const HEAD: usize = 64 << 10;
 
-/// How many messages and parts are taken without a wait before other tasks have their turn.
-const LONGEST_RUN: u16 = 256;
+/// How much is taken without a wait before other tasks have their turn. To yield may cost as much as
+/// many short chunks, if another thread is woken and goes on with the task.
+const LONGEST_RUN: u16 = 2048;
+
+/// What a message or a part counts of that. A short chunk counts one.
+const MESSAGE: u16 = 8;
 
 /// A request that was sent, or whose pieces are being sent. Dropping it cancels the request.
 pub(super) struct Exchange {
@@ -41,7 +45,7 @@ pub(super) struct Exchange {
     has_headers: bool,
     /// How many bytes of the answer have come.
     received: u64,
-    /// How many messages and parts were taken since other tasks had their turn.
+    /// How much was taken since other tasks had their turn.
     run: u16,
     _place: Option<OwnedSemaphorePermit>,
 }
@@ -147,18 +151,31 @@ impl Exchange {
 
     /// Returns the next message if it lies in what has come, and other tasks need not have their turn.
     pub(super) fn take_arrived(&mut self) -> Option<Bytes> {
-        if self.run == LONGEST_RUN {
+        if self.run >= LONGEST_RUN {
             return None;
         }
-        self.run += 1;
+        self.run += MESSAGE;
         self.reader.next_in_part()
+    }
+
+    /// Uses the payload of that message where it lies, if it is a short chunk.
+    pub(super) fn use_short_chunk<T>(&mut self, take: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        if self.run >= LONGEST_RUN {
+            return None;
+        }
+        let taken = self.reader.use_next(short_payload, take)?;
+        self.run += 1;
+        Some(taken)
     }
 
     pub(super) fn poll_message(
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Result<Option<Bytes>>> {
-        let result = ready!(self.poll_next(context));
+        let Poll::Ready(result) = self.poll_next(context) else {
+            self.run = 0;
+            return Poll::Pending;
+        };
         if !matches!(result, Ok(Some(_))) {
             // Nothing comes any more, and nothing is to be sent.
             self.give_up();
@@ -169,9 +186,8 @@ impl Exchange {
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
         loop {
             // A gateway may be faster than this thread.
-            self.run += 1;
+            self.run += MESSAGE;
             if self.run > LONGEST_RUN {
-                self.run = 0;
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }

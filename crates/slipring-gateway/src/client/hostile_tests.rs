@@ -360,12 +360,15 @@ async fn chunks_that_have_come_are_there_in_order_and_then_what_is_wrong() {
 
 #[tokio::test]
 async fn other_tasks_have_their_turn_while_chunks_are_there() {
-    let chunk = proto::Reply { more: false, payload: "a".into() }.encode_to_vec();
-    let (mut chunks, _) = come_together(vec![chunk; 2_000]).await;
-    let run = std::iter::from_fn(|| chunks.take_arrived()).count();
-    assert!((1..1_000).contains(&run), "{run}");
-    assert!(next(&mut chunks).await.unwrap().is_ok());
-    assert!(chunks.take_arrived().is_some());
+    // Of short chunks more are taken.
+    for (len, count, most) in [(1, 8_000, 2_048), (200, 500, 256)] {
+        let chunk = proto::Reply { more: false, payload: vec![7; len].into() }.encode_to_vec();
+        let (mut chunks, _) = come_together(vec![chunk; count]).await;
+        let run = std::iter::from_fn(|| chunks.take_arrived()).count();
+        assert!((1..=most).contains(&run), "{run}");
+        assert!(next(&mut chunks).await.unwrap().is_ok());
+        assert!(chunks.take_arrived().is_some());
+    }
 }
 
 #[tokio::test]

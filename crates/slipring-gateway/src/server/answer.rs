@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::Frame as HttpFrame;
-use slipring::backend::{BoxChunks, BoxFuture};
+use slipring::backend::{BoxBatchChunks, BoxFuture};
 use slipring::pool::Outcome;
-use slipring::{Error, Reply, Result};
+use slipring::{Error, PeerBytes, Reply, Result};
 use tonic::Status;
 
 use super::body::trailers;
@@ -53,7 +53,7 @@ const LONGEST_RUN: u8 = 32;
 
 enum Source {
     Called(BoxFuture<'static, Result<Reply>>),
-    Streamed(BoxChunks),
+    Streamed(BoxBatchChunks),
     /// Nothing comes any more but the status.
     Ended(Option<Error>),
     Over,
@@ -85,13 +85,16 @@ impl Answer {
     /// Chunks come, of which the first may be there.
     pub(super) fn streamed(
         first: Option<Reply>,
-        chunks: BoxChunks,
+        chunks: BoxBatchChunks,
         in_pieces: bool,
         caller: &Arc<Caller>,
         in_flight: InFlight,
     ) -> Self {
         let mut answer = Self::new(Source::Streamed(chunks), in_pieces, caller, in_flight);
-        if let Some(first) = first {
+        // A short one is sent with those that came with it.
+        if let Some(first) = first
+            && !add_short(&mut answer.batch, first.payload())
+        {
             answer.send(Bytes::from(first));
         }
         answer
@@ -207,11 +210,18 @@ impl Answer {
                     reply.ok()
                 }
                 Source::Streamed(chunks) => match chunks.as_mut().poll_next(context) {
-                    Poll::Pending => {
-                        let batch = std::mem::take(&mut self.batch).take();
-                        return batch.map_or(Poll::Pending, data);
+                    Poll::Pending => return self.take_batch().map_or(Poll::Pending, data),
+                    Poll::Ready(Some(Ok(chunk))) => {
+                        let batch = &mut self.batch;
+                        if add_short(batch, chunk.payload()) {
+                            let mut add =
+                                |chunk: PeerBytes<'_>| !batch.is_full() && add_short(batch, chunk);
+                            chunks.as_mut().take_ready(&mut add);
+                            None
+                        } else {
+                            Some(chunk)
+                        }
                     }
-                    Poll::Ready(Some(Ok(chunk))) => Some(chunk),
                     Poll::Ready(end) => {
                         self.source = Source::Ended(end.and_then(Result::err));
                         None
@@ -231,19 +241,23 @@ impl Answer {
             };
             // It is taken out of the ring at once: its reader may be slow, and the ring is that of
             // other requests, too.
-            let reply = reply.map(Bytes::from);
-            match reply {
-                Some(chunk) if add_short(&mut self.batch, &chunk) => {
-                    self.record.note_sent(chunk.len())
-                }
-                Some(long) => self.send(long),
-                None => {}
+            if let Some(reply) = reply {
+                self.send(Bytes::from(reply));
             }
             let goes_on = matches!(self.source, Source::Streamed(_)) && !self.batch.is_full();
-            if let Some(frame) = self.batch.take_unless(goes_on && self.pieces.is_none()) {
+            if (!goes_on || self.pieces.is_some())
+                && let Some(frame) = self.take_batch()
+            {
                 return data(frame);
             }
         }
+    }
+
+    /// Returns the short chunks that are there; `None` if there are none.
+    fn take_batch(&mut self) -> Option<Frame> {
+        let (frame, payloads) = self.batch.take()?;
+        self.record.note_sent(payloads);
+        Some(frame)
     }
 }
 

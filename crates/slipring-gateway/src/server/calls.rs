@@ -90,7 +90,7 @@ async fn stream(
     let len = payload.len();
     let asked = record.asked(&head.role, request_of(&head, payload)?, len);
     let progress = asked.progress();
-    let chunks = backend.stream(asked, timeouts_of(&head, deadline.left())).await;
+    let chunks = backend.stream_in_batches(asked, timeouts_of(&head, deadline.left())).await;
     let mut chunks = chunks.map_err(|error| shared.status_of(&error))?;
     let mut first = poll_fn(|context| chunks.as_mut().poll_next(context));
     let first = unless_begun(caller, &mut first, &progress).await;

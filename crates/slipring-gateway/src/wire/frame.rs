@@ -5,12 +5,14 @@ use std::io::IoSlice;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
+use slipring::PeerBytes;
 
 /// The flag for compression, and the length.
 pub(crate) const PREFIX: usize = 5;
 
 /// Up to this length a payload is copied behind its head, which costs less than a part of its own.
 const COPIED: usize = 512;
+const COPIED_U16: u16 = 512;
 
 /// A message that is sent: its head, and its payload from where it lies.
 #[derive(Debug, Default)]
@@ -58,41 +60,59 @@ fn put(head: &impl Message, tag: u32, payload: &[u8], len: usize, out: &mut Byte
 
 /// Short messages that are sent together, because each frame of HTTP/2 has its price.
 #[derive(Debug, Default)]
-pub(crate) struct Batch(BytesMut);
+pub(crate) struct Batch {
+    messages: Vec<u8>,
+    /// How many bytes their payloads have.
+    payloads: usize,
+}
 
 impl Batch {
     /// From this length on a batch is sent, also if more messages are there.
-    const FULL: usize = 16 << 10;
+    const FULL: usize = 32 << 10;
     /// No short message is longer.
     const LONGEST: usize = COPIED + 64;
 
-    /// Adds a message, if it is short. Returns whether it was.
-    pub(crate) fn add(&mut self, head: &impl Message, tag: u32, payload: &[u8]) -> bool {
-        let is_short = payload.len() <= COPIED;
-        if is_short {
-            put(head, tag, payload, payload.len(), &mut self.0);
+    /// Adds a message that has nothing but a payload, if that is short. `field` is the payload's, as it
+    /// stands before its length. Returns whether it was added.
+    #[inline]
+    pub(crate) fn add(&mut self, field: u8, payload: PeerBytes<'_>) -> bool {
+        let Some(len) = u16::try_from(payload.len()).ok().filter(|len| *len <= COPIED_U16) else {
+            return false;
+        };
+        let out = &mut self.messages;
+        match len {
+            0 => out.extend_from_slice(&[0; PREFIX]),
+            // Its length has one byte, or two with seven bits each.
+            1..128 => {
+                let ([_, all], [_, len]) = ((len + 2).to_be_bytes(), len.to_be_bytes());
+                out.extend_from_slice(&[0, 0, 0, 0, all, field, len]);
+            }
+            _ => {
+                let ([high, low], [_, first]) =
+                    ((len + 3).to_be_bytes(), (len | 128).to_be_bytes());
+                let [_, second] = (len >> 7).to_be_bytes();
+                out.extend_from_slice(&[0, 0, 0, high, low, field, first, second]);
+            }
         }
-        is_short
+        payload.append_to(out);
+        self.payloads += payload.len();
+        true
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.0.len() >= Self::FULL
+        self.messages.len() >= Self::FULL
     }
 
-    /// Returns the messages, if no more are to be added now; `None` if there are none.
-    pub(crate) fn take_unless(&mut self, goes_on: bool) -> Option<Frame> {
-        if goes_on { None } else { self.take() }
-    }
-
-    /// Returns the messages; `None` if there are none. Behind a full batch there is most likely another,
-    /// whose memory need not grow.
-    pub(crate) fn take(&mut self) -> Option<Frame> {
+    /// Returns the messages, and how many bytes their payloads have; `None` if there are none. Behind a
+    /// full batch there is most likely another, whose memory need not grow.
+    pub(crate) fn take(&mut self) -> Option<(Frame, usize)> {
         let next = match self.is_full() {
-            true => BytesMut::with_capacity(Self::FULL + Self::LONGEST),
-            false => BytesMut::new(),
+            true => Vec::with_capacity(Self::FULL + Self::LONGEST),
+            false => Vec::new(),
         };
-        let messages = std::mem::replace(&mut self.0, next);
-        (!messages.is_empty()).then(|| Frame::from(messages.freeze()))
+        let messages = std::mem::replace(&mut self.messages, next);
+        let payloads = std::mem::take(&mut self.payloads);
+        (!messages.is_empty()).then(|| (Frame::from(Bytes::from(messages)), payloads))
     }
 }
 
@@ -138,6 +158,9 @@ mod tests {
     use super::*;
     use crate::proto::Reply;
 
+    /// The field of its payload.
+    const PAYLOAD: u8 = 2 << 3 | 2;
+
     fn flat(mut frame: Frame) -> Bytes {
         frame.copy_to_bytes(frame.remaining())
     }
@@ -165,14 +188,29 @@ mod tests {
     fn a_full_batch_is_followed_by_one_that_need_not_grow() {
         let (mut batch, message) = (Batch::default(), [7; COPIED]);
         for round in 0..3 {
-            let place = batch.0.as_ptr();
+            let place = batch.messages.as_ptr();
             while !batch.is_full() {
-                assert!(batch.add(&Reply::default(), 2, &message));
+                assert!(batch.add(PAYLOAD, PeerBytes::of(&message)));
             }
-            assert_eq!(round > 0, batch.0.as_ptr() == place);
-            let frame = flat(batch.take().unwrap());
+            assert_eq!(round > 0, batch.messages.as_ptr() == place);
+            let (frame, payloads) = batch.take().unwrap();
+            let frame = flat(frame);
             assert_eq!(frame.len() % (COPIED + PREFIX + 3), 0);
+            assert_eq!(payloads, frame.len() / (COPIED + PREFIX + 3) * COPIED);
         }
-        assert!(batch.take().is_none() && batch.0.capacity() == 0, "none follows");
+        assert!(batch.take().is_none() && batch.messages.capacity() == 0, "none follows");
+    }
+
+    #[test]
+    fn messages_of_a_batch_are_what_prost_makes_of_them() {
+        let (mut batch, mut expected) = (Batch::default(), BytesMut::new());
+        for len in 0..=COPIED {
+            let payload = vec![u8::try_from(len % 251).unwrap(); len];
+            assert!(batch.add(PAYLOAD, PeerBytes::of(&payload)));
+            put(&Reply::default(), 2, &payload, len, &mut expected);
+        }
+        assert!(!batch.add(PAYLOAD, PeerBytes::of(&[7; COPIED + 1])), "it is long");
+        let (frame, payloads) = batch.take().unwrap();
+        assert_eq!((flat(frame), payloads), (expected.freeze(), COPIED * (COPIED + 1) / 2));
     }
 }

@@ -7,10 +7,10 @@ use prost::encoding::decode_varint;
 use prost::{DecodeError, Message as _};
 use slipring::backend::BackendRequest;
 use slipring::pool::Priority;
-use slipring::{Kind, StreamTimeouts};
+use slipring::{Kind, PeerBytes, StreamTimeouts};
 use tonic::Status;
 
-use super::frame::{Batch, Frame};
+use super::frame::{Batch, Frame, PREFIX};
 use super::limits::PIECE;
 use crate::proto::{self, request};
 
@@ -107,9 +107,17 @@ pub(crate) fn reply_of(mut message: Bytes) -> Result<proto::Reply, DecodeError> 
     proto::Reply::decode(message)
 }
 
+/// Returns the payload of the next message, and how long the message is with its prefix: only if it is a
+/// reply or a chunk that has come whole, with nothing but a payload, and that of fewer than 128 bytes.
+pub(crate) fn short_payload(bytes: &[u8]) -> Option<(&[u8], usize)> {
+    let [0, 0, 0, 0, all, PAYLOAD_OF_REPLY, len @ 1..128, rest @ ..] = bytes else { return None };
+    let payload = rest.get(..usize::from(*len)).filter(|_| *all == *len + 2)?;
+    Some((payload, PREFIX + 2 + payload.len()))
+}
+
 /// Adds a chunk to a batch, if it is short. Returns whether it was.
-pub(crate) fn add_short(batch: &mut Batch, chunk: &[u8]) -> bool {
-    batch.add(&proto::Chunk::default(), OF_REPLY, chunk)
+pub(crate) fn add_short(batch: &mut Batch, chunk: PeerBytes<'_>) -> bool {
+    batch.add(PAYLOAD_OF_REPLY, chunk)
 }
 
 /// Returns the first message of a request without its payload.
@@ -211,9 +219,26 @@ mod tests {
             [18; 12].to_vec(),
             vec![26, 0],
         ]);
+        let mut short = 0;
         for message in messages {
-            let expected = proto::Reply::decode(&*message);
-            assert_eq!(reply_of(message.clone().into()).ok(), expected.ok(), "{message:?}");
+            let expected = proto::Reply::decode(&*message).ok();
+            assert_eq!(reply_of(message.clone().into()).ok(), expected, "{message:?}");
+            let len = u32::try_from(message.len()).unwrap().to_be_bytes();
+            let framed = [&[0], &len[..], &message, b"next"].concat();
+            if let Some((payload, len)) = short_payload(&framed) {
+                let expected = expected.unwrap();
+                assert_eq!((payload, false), (&expected.payload[..], expected.more));
+                assert_eq!(len, PREFIX + message.len());
+                short += 1;
+            }
+            for cut in 0..framed.len().min(150) {
+                let is_whole = cut >= PREFIX + message.len();
+                assert!(
+                    is_whole || short_payload(&framed[..cut]).is_none(),
+                    "{cut} of {message:?}"
+                );
+            }
         }
+        assert_eq!(short, 2, "those of 1 and of 127 bytes");
     }
 }

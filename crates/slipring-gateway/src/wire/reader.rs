@@ -53,6 +53,19 @@ impl MessageReader {
         Some(self.part.split_to(len))
     }
 
+    /// Uses the payload of the next message where it lies, if `find` finds one in the part that was added
+    /// last: it returns the payload, and how many bytes to take.
+    pub(crate) fn use_next<T>(
+        &mut self,
+        find: impl FnOnce(&[u8]) -> Option<(&[u8], usize)>,
+        take: impl FnOnce(&[u8]) -> T,
+    ) -> Option<T> {
+        let (payload, len) = find(&self.part).filter(|_| self.open.is_none())?;
+        let taken = take(payload);
+        self.part.advance(len);
+        Some(taken)
+    }
+
     /// Returns the next message, `None` if it is not whole yet.
     ///
     /// # Errors
@@ -150,6 +163,26 @@ mod tests {
             found.extend(reader.next().unwrap());
         }
         assert_eq!(found, messages);
+    }
+
+    #[test]
+    fn a_payload_is_used_where_it_lies_and_only_if_it_is_there() {
+        fn find(bytes: &[u8]) -> Option<(&[u8], usize)> {
+            Some((bytes.get(PREFIX..PREFIX + 3)?, PREFIX + 3))
+        }
+        let part = Bytes::from(framed(&[b"one", b"two"]));
+        let mut reader = MessageReader::new(300);
+        reader.push(part.slice(..PREFIX + 3));
+        let place = reader.use_next(find, |payload| payload.as_ptr());
+        assert_eq!(place, Some(part[PREFIX..].as_ptr()));
+        assert!(reader.is_at_end());
+        // Its beginning was put aside, and what looks like a message in the next part is none.
+        reader.push(part.slice(..1));
+        assert!(reader.next().unwrap().is_none());
+        reader.push([&part[1..], &part[..]].concat().into());
+        assert_eq!(reader.use_next(find, <[u8]>::to_vec), None);
+        assert_eq!(reader.next().unwrap().unwrap(), b"one"[..]);
+        assert_eq!(reader.use_next(find, <[u8]>::to_vec), Some(b"two".to_vec()));
     }
 
     #[test]

@@ -102,6 +102,49 @@ async fn calls_streams_reports_and_aborts_reach_the_workers() {
 }
 
 #[tokio::test]
+async fn chunks_of_all_short_lengths_come_once_and_in_order() {
+    let rig = Rig::start(|gateway| gateway).await;
+    let role = remote(Discovery::list([rig.address.to_string()]));
+    // Those that are copied out of the ring together, are sent together, and are copied where they came:
+    // and longer ones.
+    for longest in [64, 130, 600, 4_200] {
+        let payload: Vec<u8> = (0..longest).map(|at| u8::try_from(at % 251).unwrap()).collect();
+        let asked = BackendRequest::new(STAIRS, payload.clone());
+        let mut chunks = role.stream(asked, StreamTimeouts::new()).await.unwrap();
+        let lens = (0..longest).chain(std::iter::repeat_n(longest, LANDING));
+        for (number, len) in lens.enumerate() {
+            let chunk = next(&mut chunks).await.unwrap().unwrap();
+            assert!(chunk.to_vec() == payload[..len], "chunk {number} of {len} bytes");
+        }
+        assert!(next(&mut chunks).await.is_none());
+    }
+    // Its last piece looks like a short chunk.
+    let payload = vec![7; (128 << 10) + 5];
+    let asked = BackendRequest::new(FLOOD, payload.clone());
+    let mut chunks = role.stream(asked, StreamTimeouts::new()).await.unwrap();
+    for _ in 0..20 {
+        assert!(next(&mut chunks).await.unwrap().unwrap().to_vec() == payload);
+    }
+}
+
+#[tokio::test]
+async fn bytes_of_chunks_that_are_sent_together_are_counted() {
+    let rig = Rig::start(|gateway| gateway).await;
+    let role = remote(Discovery::list([rig.address.to_string()]));
+    let lens = [64, 600];
+    for len in lens {
+        let asked = BackendRequest::new(STAIRS, vec![7; len]);
+        let mut chunks = role.stream(asked, StreamTimeouts::new()).await.unwrap();
+        while let Some(chunk) = next(&mut chunks).await {
+            chunk.unwrap();
+        }
+    }
+    let sent = rig.gateway.metrics().roles.iter().map(|role| role.bytes_sent).sum::<u64>();
+    let expected = lens.map(|len| len * (len - 1) / 2 + len * LANDING);
+    assert_eq!(sent, u64::try_from(expected.iter().sum::<usize>()).unwrap());
+}
+
+#[tokio::test]
 async fn a_gateway_that_comes_back_without_the_role_gets_none_of_its_requests() {
     let first = Rig::start(|gateway| gateway).await;
     let role = remote(Discovery::list([first.address.to_string()]));

@@ -21,6 +21,10 @@ pub const ECHO: Kind = Kind::named("echo");
 pub const FLOOD: Kind = Kind::named("flood");
 /// Streams the payload in chunks of 1,000 bytes.
 pub const CHUNKS: Kind = Kind::named("chunks");
+/// Streams chunks that begin with the payload: of 0, 1, 2 ... bytes, up to all of it, and then of all.
+pub const STAIRS: Kind = Kind::named("stairs");
+/// How many chunks of all its payload follow.
+pub const LANDING: usize = 5_000;
 /// Waits until it is cancelled.
 pub const HANG: Kind = Kind::named("hang");
 /// Fails.
@@ -137,6 +141,13 @@ fn worker(told: Arc<Told>) -> Worker<Arc<Told>> {
             let mut stream = responder.stream();
             for chunk in request.to_vec().chunks(1_000) {
                 stream.send(chunk)?;
+            }
+            Ok(stream.end()?)
+        })
+        .on(STAIRS, |_, request, responder| {
+            let (payload, mut stream) = (request.to_vec(), responder.stream());
+            for len in (0..payload.len()).chain(std::iter::repeat_n(payload.len(), LANDING)) {
+                stream.send(&payload[..len])?;
             }
             Ok(stream.end()?)
         })
