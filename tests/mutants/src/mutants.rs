@@ -413,7 +413,30 @@ pub(crate) fn is_chosen(mutant: Mutant) -> bool {
     thread_local! {
         // ThreadSanitizer cannot see how the initialization of a static that all threads share is
         // ordered before its uses.
-        static NAME: Option<String> = std::env::var("SLIPRING_MUTANT").ok();
+        static NAME: Option<String> = name();
     }
     NAME.with(|name| name.as_ref().is_some_and(|name| *name == format!("{mutant:?}")))
+}
+
+fn name() -> Option<String> {
+    let name = std::env::var("SLIPRING_MUTANT").ok();
+    #[cfg(loom)]
+    if name.is_some() {
+        std::panic::set_hook(Box::new(end));
+    }
+    name
+}
+
+/// Ends the process with the first panic that says something. To unwind would panic again, in drops, since
+/// the model is over; and the stack of a model's thread is too short for what is then told of that, so that
+/// the process could hang.
+#[cfg(loom)]
+fn end(panic: &std::panic::PanicHookInfo<'_>) {
+    use std::io::Write as _;
+
+    // The checker unwinds threads that are left over by a panic that says nothing.
+    if panic.payload_as_str().is_some() {
+        let _ = writeln!(std::io::stdout(), "{panic}");
+        std::process::exit(101);
+    }
 }
