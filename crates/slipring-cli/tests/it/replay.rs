@@ -90,7 +90,10 @@ fn record_all(directory: &Directory, change: impl Fn(Recording) -> Recording) ->
     cancelled.next_chunk().unwrap();
     drop(cancelled);
     channel.close(LONG).unwrap();
-    channel.recording_path().unwrap().to_owned()
+    let recording = channel.recording_path().unwrap().to_owned();
+    // A close waits for a second, which is too short on a busy machine.
+    until("the end of the recording", || list(&[], &recording).stdout.contains("# whole\n"));
+    recording
 }
 
 fn whole(recording: Recording) -> Recording {

@@ -24,6 +24,8 @@ struct Terminal {
     /// The program's end, which keeps what was written when the program has ended.
     end: OwnedFd,
     written: Arc<Mutex<Vec<u8>>>,
+    /// Its modes before the program was started.
+    at_first: [u32; 4],
 }
 
 impl Terminal {
@@ -55,6 +57,7 @@ impl Terminal {
         // SAFETY: likewise.
         let end = unsafe { OwnedFd::from_raw_fd(end) };
         set_size(&keys, columns);
+        let at_first = modes(&end);
         let own = || Stdio::from(end.try_clone().unwrap());
         command.stdin(own()).stdout(own()).stderr(own());
         let in_a_session = || {
@@ -68,7 +71,7 @@ impl Terminal {
         unsafe { command.pre_exec(in_a_session) };
         with_default_signals(&mut command);
         let child = command.spawn().unwrap();
-        Self { child, keys, end, written: Arc::default() }
+        Self { child, keys, end, at_first, written: Arc::default() }
     }
 
     fn top(columns: u16, variables: &[(&str, &str)]) -> Self {
@@ -103,15 +106,8 @@ impl Terminal {
         self.keys.write_all(keys.as_bytes()).unwrap();
     }
 
-    /// The modes of the terminal, as flags.
     fn modes(&self) -> [u32; 4] {
-        let mut modes = MaybeUninit::<libc::termios>::zeroed();
-        // SAFETY: there is room for what the call writes.
-        let read = unsafe { libc::tcgetattr(self.end.as_raw_fd(), modes.as_mut_ptr()) };
-        assert_eq!(read, 0);
-        // SAFETY: integers, which were zero or written.
-        let modes = unsafe { modes.assume_init() };
-        [modes.c_iflag, modes.c_oflag, modes.c_cflag, modes.c_lflag]
+        modes(&self.end)
     }
 
     /// How many bytes the program has not read.
@@ -237,7 +233,7 @@ fn the_terminal_is_given_back_after_q_control_c_and_a_signal() {
 #[test]
 fn a_signal_ends_it_also_where_the_terminal_takes_nothing_more() {
     let mut terminal = Terminal::start_unread(top(), 80);
-    let cooked = terminal.modes();
+    let cooked = terminal.at_first;
     until("the screen", || terminal.modes() != cooked);
     // SAFETY: integers only.
     unsafe { libc::fcntl(terminal.keys.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
@@ -254,6 +250,17 @@ fn a_signal_ends_it_also_where_the_terminal_takes_nothing_more() {
     terminal.signal(libc::SIGTERM);
     assert_eq!(terminal.end().signal(), Some(libc::SIGTERM));
     assert_eq!(terminal.modes(), cooked);
+}
+
+/// The modes of a terminal, as flags.
+fn modes(end: &OwnedFd) -> [u32; 4] {
+    let mut modes = MaybeUninit::<libc::termios>::zeroed();
+    // SAFETY: there is room for what the call writes.
+    let read = unsafe { libc::tcgetattr(end.as_raw_fd(), modes.as_mut_ptr()) };
+    assert_eq!(read, 0);
+    // SAFETY: integers, which were zero or written.
+    let modes = unsafe { modes.assume_init() };
+    [modes.c_iflag, modes.c_oflag, modes.c_cflag, modes.c_lflag]
 }
 
 /// A shell that controls jobs.
@@ -281,7 +288,7 @@ fn a_signal_that_stops_the_program_gives_the_shell_the_terminal_as_well() {
 }
 
 fn is_stopped_and_continued(terminal: &mut Terminal, stop: impl Fn(&mut Terminal)) {
-    let cooked = terminal.modes();
+    let cooked = terminal.at_first;
     terminal.until_it_shows("quit");
     stop(terminal);
     terminal.until_it_has_written("in between\r\n");
@@ -299,7 +306,7 @@ fn is_stopped_and_continued(terminal: &mut Terminal, stop: impl Fn(&mut Terminal
 #[test]
 fn a_program_that_is_stopped_can_be_ended_and_leaves_the_terminal_alone() {
     let mut terminal = shell("$PROGRAM top; kill %1; kill -CONT %1; read -r line");
-    let cooked = terminal.modes();
+    let cooked = terminal.at_first;
     terminal.until_it_shows("quit");
     let top = children(terminal.child.id())[0];
     terminal.press("\x1a");
@@ -314,7 +321,7 @@ fn a_program_that_is_stopped_can_be_ended_and_leaves_the_terminal_alone() {
 fn in_the_background_nothing_is_drawn_until_the_program_has_the_terminal() {
     let mut terminal =
         shell("$PROGRAM top & sleep 0.3; stty -echo; stty -a; stty echo; fg; stty -a");
-    let cooked = terminal.modes();
+    let cooked = terminal.at_first;
     terminal.until_it_has_written("-echo echoe");
     let written = terminal.written();
     let (before, _) = written.split_once("-echo echoe").expect("it is written");
