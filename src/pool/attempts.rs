@@ -2,8 +2,6 @@
 
 #[cfg(feature = "async")]
 mod elsewhere;
-#[cfg(all(feature = "async", feature = "tracing"))]
-mod spans;
 
 use std::sync::Arc;
 
@@ -74,9 +72,6 @@ struct Past {
     /// How often it had come from one host to another.
     #[cfg(feature = "async")]
     hops: u32,
-    /// That of the attempt that runs.
-    #[cfg(all(feature = "async", feature = "tracing"))]
-    span: Option<tracing::Span>,
 }
 
 /// A request that asked for a worker.
@@ -290,10 +285,7 @@ impl<R: RoleRef> Attempts<R> {
         };
         match placed {
             Placed::Granted(grant, worker) => {
-                let permit = Permit::at_once(self.role.clone(), grant, worker, since);
-                #[cfg(all(feature = "async", feature = "tracing"))]
-                self.note_attempt(&permit);
-                Ok(Asking::Has(permit))
+                Ok(Asking::Has(Permit::at_once(self.role.clone(), grant, worker, since)))
             }
             Placed::Refused(why) => Err(self.of_all(self.role.refused(why))),
             Placed::Waits(ticket, seat) => self.wait(Wait { ticket, seat, since }),
@@ -330,8 +322,6 @@ impl<R: RoleRef> Attempts<R> {
                 if self.is_cancelled() {
                     return Err(self.cancelled(None));
                 }
-                #[cfg(all(feature = "async", feature = "tracing"))]
-                self.note_attempt(&permit);
                 Ok(Some(Destination::Worker(permit)))
             }
             Some(Told::Leave) => self.leave_after(since),
@@ -392,16 +382,12 @@ impl<R: RoleRef> Attempts<R> {
             Ok(_) => self.outcome = Outcome::Answered,
             Err(error) => self.outcome = Outcome::Failed(error.kind()),
         }
-        #[cfg(all(feature = "async", feature = "tracing"))]
-        self.note_attempt_over(self.outcome);
         result
     }
 
     /// The request is over with this error, which tells of its earlier attempts, too.
     #[cold]
     fn failed_with(&mut self, error: Error) -> Error {
-        #[cfg(all(feature = "async", feature = "tracing"))]
-        self.note_attempt_over(Outcome::Failed(error.kind()));
         let error = match self.past.take() {
             Some(past) if past.earlier.count > 0 => error.with_earlier_attempts(past.earlier),
             _ => error,
@@ -497,8 +483,6 @@ impl<R: RoleRef> Attempts<R> {
                 self.resent = Some(attempt.was_begun != Some(false));
                 self.standing = Standing::Returns;
                 self.past.get_or_insert_default().earlier.push(&error);
-                #[cfg(all(feature = "async", feature = "tracing"))]
-                self.note_attempt_over(Outcome::Failed(error.kind()));
                 Ok(())
             }
             Verdict::Over(Reason::Poison) => {
@@ -554,8 +538,6 @@ impl<R: RoleRef> Drop for Attempts<R> {
     #[inline]
     fn drop(&mut self) {
         self.role.metrics.note_outcome(self.kind, self.outcome);
-        #[cfg(all(feature = "async", feature = "tracing"))]
-        self.note_attempt_over(self.outcome);
         if (self.standing != Standing::Settled || self.cancel.is_some()) && !fork::is_forked_child()
         {
             self.leave();

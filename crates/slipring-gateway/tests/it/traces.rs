@@ -199,11 +199,10 @@ async fn a_trace_crosses_to_gateways_and_their_spans() {
     let of_trace = || spans.of(&"01".repeat(16));
     until(|| of_trace().iter().filter(|(_, of)| of.contains_key("outcome")).count() == 6).await;
     // The worker is in this process, and has spans of its own.
-    let [hosts, gateways] = ["gateway", "path"].map(|wanted| {
-        of_trace().into_iter().filter(|(_, of)| of.contains_key(wanted)).collect::<Vec<_>>()
+    let [hosts, gateways] = ["attempt", "request"].map(|wanted| {
+        of_trace().into_iter().filter(|(name, _)| *name == wanted).collect::<Vec<_>>()
     });
     assert_eq!((hosts.len(), gateways.len()), (6, 6));
-    assert!(hosts.iter().all(|(name, _)| *name == "attempt"));
     for (_, fields) in hosts.iter().chain(&gateways) {
         assert_eq!((&*fields["role"], &*fields["parent_id"]), ("echo", "0707070707070707"));
     }
@@ -232,50 +231,6 @@ async fn a_trace_goes_along_with_a_request_that_overflows() {
     });
     assert_eq!(called.await.unwrap().unwrap(), b"5");
     assert_eq!(twice.witness.told(), vec![Some(trace); 5]);
-}
-
-#[tokio::test]
-async fn attempts_here_and_elsewhere_have_the_same_spans() {
-    let spans = Spans::all();
-    let rig = Rig::start(|gateway| gateway).await;
-    let addresses = Addresses::new("spans", &[]);
-    let elsewhere = RemoteRole::builder("echo", Discovery::file(&addresses.0)).build().unwrap();
-    let here = role(&Arc::default()).max_size(1).prefetch(0).overflow(Arc::new(elsewhere.clone()));
-    let pool = Pool::builder().role("echo", here).build().unwrap();
-    let echo = pool.role("echo").unwrap();
-    let trace = trace(5);
-    let of_trace = move |field: &'static str| -> Vec<Fields> {
-        let of = spans.of(&"05".repeat(16)).into_iter();
-        // Those of the gateway's own pool are in this process, too.
-        of.filter(|(name, of)| *name == "attempt" && of.contains_key(field))
-            .map(|(_, of)| of)
-            .collect()
-    };
-    // The only worker here is busy with the first one, and there is no gateway before.
-    let tasks = echo.to_async();
-    let busy = tasks.request(HANG).trace(&trace).submit("1", LONG).unwrap();
-    until(|| of_trace("pid").len() == 1).await;
-    addresses.set(&[&rig]);
-    until(|| elsewhere.load().is_ready).await;
-    tasks.request(ECHO).trace(&trace).call("2", LONG).await.unwrap();
-    assert_eq!(of_trace("gateway").len(), 1);
-    // The gateway's worker is the role's own worker of the gateway's pool.
-    until(|| of_trace("pid").len() == 2 && of_trace("gateway")[0].contains_key("ending")).await;
-    drop(busy);
-    until(|| of_trace("pid").iter().all(|of| of.contains_key("ending"))).await;
-    let fields = ["role", "trace_id", "parent_id", "ending"];
-    let here_and_elsewhere = of_trace("pid").into_iter().chain(of_trace("gateway"));
-    for of in here_and_elsewhere {
-        assert!(fields.iter().all(|field| of.contains_key(field)), "{of:?}");
-    }
-    let endings: Vec<_> = of_trace("pid").iter().map(|of| of["ending"].clone()).collect();
-    assert!(endings.contains(&"Answered".to_owned()), "{endings:?}");
-    assert!(endings.contains(&"Failed(Cancelled)".to_owned()), "{endings:?}");
-    assert_eq!(of_trace("gateway")[0]["ending"], "Answered");
-    // A request that is part of no trace has none.
-    let before = of_trace("role").len();
-    tasks.call(ECHO, "3", LONG).await.unwrap();
-    assert_eq!(of_trace("role").len(), before);
 }
 
 #[tokio::test]
