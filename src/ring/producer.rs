@@ -163,11 +163,11 @@ impl Producer {
         }
         fork::check()?;
         let (padding, needed) = self.needed(len);
-        if !self.fits(needed) {
-            return self.reserve_slowly(padding, needed, len);
+        let found = if self.fits(needed) { Some(padding) } else { self.find_room(len)? };
+        if let Some(padding) = found {
+            self.writer.reserve(padding, len);
         }
-        self.writer.reserve(padding, len);
-        Ok(true)
+        Ok(found.is_some())
     }
 
     /// Claims the slot that was reserved.
@@ -336,19 +336,20 @@ impl Producer {
         end.wrapping_sub(self.writer.capacity())
     }
 
-    /// Reserves a slot for which there is no room as far as is known.
+    /// Returns the padding before a slot for which there is no room as far as is known; `None` if there is
+    /// none. If there is, it has pages then.
     #[cold]
-    fn reserve_slowly(&mut self, padding: u64, needed: u64, len: usize) -> Result<bool> {
+    fn find_room(&mut self, len: usize) -> Result<Option<u64>> {
+        let (padding, needed) = self.needed(len);
         if !self.has_room_now(needed)? {
-            return Ok(false);
+            return Ok(None);
         }
         let padding = self.padding_to_begin_anew(len)?.unwrap_or(padding);
         let Self { writer, first_lap, .. } = self;
         let end = writer.tail().wrapping_add(padding + span(len));
         first_lap.make(end, |from, to| writer.make_pages(from, to))?;
         self.update_free(end);
-        self.writer.reserve(padding, len);
-        Ok(true)
+        Ok(Some(padding))
     }
 
     /// The padding with which a slot for `len` bytes is the first of the ring, if it is to be: see
