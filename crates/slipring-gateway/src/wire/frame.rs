@@ -12,7 +12,6 @@ pub(crate) const PREFIX: usize = 5;
 
 /// Up to this length a payload is copied behind its head, which costs less than a part of its own.
 const COPIED: usize = 512;
-const COPIED_U16: u16 = 512;
 
 /// A message that is sent: its head, and its payload from where it lies.
 #[derive(Debug, Default)]
@@ -76,7 +75,8 @@ impl Batch {
     /// stands before its length. Returns whether it was added.
     #[inline]
     pub(crate) fn add(&mut self, field: u8, payload: PeerBytes<'_>) -> bool {
-        let Some(len) = u16::try_from(payload.len()).ok().filter(|len| *len <= COPIED_U16) else {
+        let is_short = payload.len() <= COPIED;
+        let Some(len) = u16::try_from(payload.len()).ok().filter(|_| is_short) else {
             return false;
         };
         let out = &mut self.messages;

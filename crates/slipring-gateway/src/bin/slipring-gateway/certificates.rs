@@ -37,7 +37,7 @@ pub(crate) async fn tell(tls: ServerTls) {
         let problem = tls.last_error().map(|error| error.to_string());
         if problem != told {
             match &problem {
-                Some(problem) => say(format_args!("{problem}; what was used before stays in use")),
+                Some(problem) => say(problem),
                 None => say("the files of certificates can be used again"),
             }
             told = problem;
