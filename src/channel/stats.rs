@@ -147,7 +147,7 @@ pub struct Stats {
     /// The most bytes that were in the request ring when it seemed full.
     pub request_ring_high_water: u64,
     /// Bytes in the request ring that the worker has not released: those of requests that wait
-    /// there, or that a handler reads in place.
+    /// there, or that a handler reads in place, and padding before the first of them.
     pub request_ring_used: u64,
     /// The most bytes that were in the reply ring when it seemed full to the worker, in its own words; 0
     /// if they cannot be.
