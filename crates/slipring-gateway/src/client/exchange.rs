@@ -12,7 +12,6 @@ use http::{HeaderMap, Response, StatusCode};
 use slipring::backend::{BackendRequest, Progress, TraceContext};
 use slipring::{RequestStage, Result};
 use tokio::sync::OwnedSemaphorePermit;
-use tonic::Status;
 
 use super::beats::head_of;
 use super::connection::Shared;
@@ -191,8 +190,8 @@ impl Exchange {
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            let next =
-                self.reader.next().map_err(|status| unexpected(&status, self.was_begun()))?;
+            let next = self.reader.next();
+            let next = next.map_err(|error| unexpected(error.to_string(), self.was_begun()))?;
             if let Some(message) = next {
                 return Poll::Ready(Ok(Some(message)));
             }
@@ -229,8 +228,7 @@ impl Exchange {
     fn begun(&mut self, response: Response<RecvStream>) -> Result<()> {
         let (head, body) = response.into_parts();
         if head.status != StatusCode::OK {
-            let status = Status::unknown(format!("HTTP status {}", head.status));
-            return Err(unexpected(&status, None));
+            return Err(unexpected(format!("HTTP status {}", head.status), None));
         }
         if let Some(status) = status_in(&head.headers) {
             self.receiving = Receiving::Over;
@@ -252,8 +250,8 @@ impl Exchange {
             Some(status) if status.code() == tonic::Code::Ok => Ok(None),
             Some(status) => Err(begun(error_of(&status, &self.shared.peer))),
             None => {
-                let status = Status::unknown("the answer ended without a status");
-                Err(unexpected(&status, self.was_begun()))
+                let message = "the answer ended without a status".to_owned();
+                Err(unexpected(message, self.was_begun()))
             }
         }
     }

@@ -8,10 +8,8 @@ use std::time::Duration;
 
 use http::Request;
 use hyper::body::Incoming;
-use slipring::RequestStage;
-use slipring::backend::Backend;
-use slipring::backend::Progress;
-use tonic::Status;
+use slipring::backend::{Backend, Progress};
+use slipring::{ErrorKind, RequestStage, Result};
 
 use super::answer::Answer;
 use super::body::Body;
@@ -19,7 +17,7 @@ use super::caller::Caller;
 use super::record::Record;
 use super::request::{self, Deadline};
 use super::{InFlight, Shared};
-use crate::wire::error::{draining, no_such_role};
+use crate::wire::error::{draining, refused};
 use crate::wire::message::{request_of, timeouts_of};
 
 /// When it is looked first whether a worker has begun a request: most are answered by then.
@@ -42,7 +40,7 @@ pub(super) async fn answer(
     record: &Arc<Record>,
     method: Method,
     request: Request<Incoming>,
-) -> Result<Body, Status> {
+) -> Result<Body> {
     match method {
         Method::Call => call(caller, record, request, false).await,
         Method::CallParts => call(caller, record, request, true).await,
@@ -56,9 +54,9 @@ async fn call(
     record: &Arc<Record>,
     request: Request<Incoming>,
     in_pieces: bool,
-) -> Result<Body, Status> {
+) -> Result<Body> {
     let shared = &caller.shared;
-    let mut in_flight = InFlight::begin(shared, record).ok_or_else(|| shared.refusal())?;
+    let mut in_flight = InFlight::begin(shared, record).ok_or_else(|| draining(&shared.host))?;
     let deadline = Deadline::of(request.headers(), shared.limits.call_timeout)?;
     let (head, payload) = request::whole(request, caller, deadline).await?;
     in_flight.is_whole(caller);
@@ -69,7 +67,7 @@ async fn call(
     let mut reply = backend.call(asked, deadline.left());
     let answer = match unless_begun(caller, &mut reply, &progress).await {
         Some(Ok(reply)) => Answer::replied(reply, in_pieces, caller, in_flight),
-        Some(Err(error)) => return Err(shared.status_of(&error)),
+        Some(Err(error)) => return Err(error),
         None => Answer::called(reply, in_pieces, caller, in_flight),
     };
     Ok(Body::answer(answer, deadline, &caller.answers))
@@ -80,9 +78,9 @@ async fn stream(
     record: &Arc<Record>,
     request: Request<Incoming>,
     in_pieces: bool,
-) -> Result<Body, Status> {
+) -> Result<Body> {
     let shared = &caller.shared;
-    let mut in_flight = InFlight::begin(shared, record).ok_or_else(|| shared.refusal())?;
+    let mut in_flight = InFlight::begin(shared, record).ok_or_else(|| draining(&shared.host))?;
     let deadline = Deadline::of(request.headers(), Duration::MAX)?;
     let (head, payload) = request::whole(request, caller, deadline).await?;
     in_flight.is_whole(caller);
@@ -90,15 +88,15 @@ async fn stream(
     let len = payload.len();
     let asked = record.asked(&head.role, request_of(&head, payload)?, len);
     let progress = asked.progress();
-    let chunks = backend.stream_in_batches(asked, timeouts_of(&head, deadline.left())).await;
-    let mut chunks = chunks.map_err(|error| shared.status_of(&error))?;
+    let timeouts = timeouts_of(&head, deadline.left());
+    let mut chunks = backend.stream_in_batches(asked, timeouts).await?;
     let mut first = poll_fn(|context| chunks.as_mut().poll_next(context));
     let first = unless_begun(caller, &mut first, &progress).await;
     let answer = match first {
         Some(Some(Ok(chunk))) => {
             Answer::streamed(Some(chunk), chunks, in_pieces, caller, in_flight)
         }
-        Some(Some(Err(error))) => return Err(shared.status_of(&error)),
+        Some(Some(Err(error))) => return Err(error),
         Some(None) => Answer::ended(caller, in_flight),
         None => Answer::streamed(None, chunks, in_pieces, caller, in_flight),
     };
@@ -131,17 +129,12 @@ async fn unless_begun<T>(
 }
 
 impl Shared {
-    pub(super) fn role(&self, name: &str) -> Result<&Arc<dyn Backend>, Status> {
+    pub(super) fn role(&self, name: &str) -> Result<&Arc<dyn Backend>> {
         self.roles.get(name).ok_or_else(|| {
             let known: Vec<&str> = self.roles.keys().map(String::as_str).collect();
             let known = known.join(", ");
             let message = format!("{} has no role {name:?}; it has: {known}", self.host);
-            self.status_of(&no_such_role(message))
+            refused(ErrorKind::InvalidInput, message)
         })
-    }
-
-    /// The status of a request that comes while the gateway drains.
-    fn refusal(&self) -> Status {
-        self.status_of(&draining(&self.host))
     }
 }

@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 
 use super::{Gateway, GatewayBuilder};
 use crate::proto;
+use crate::wire::error::error_of;
 use crate::wire::{Limits, SERVICE};
 
 /// Longer than anything takes that does not hang.
@@ -73,9 +74,19 @@ fn framed(message: &proto::Request) -> Bytes {
     bytes.freeze()
 }
 
-async fn code(answer: ResponseFuture) -> Code {
+async fn status(answer: ResponseFuture) -> Status {
     let answer = timeout(LONG, answer).await.unwrap().unwrap();
-    Status::from_header_map(answer.headers()).unwrap().code()
+    Status::from_header_map(answer.headers()).unwrap()
+}
+
+/// The code of a refusal, which says that nothing was begun.
+fn refusal(status: &Status) -> Code {
+    assert_eq!(error_of(status, "here").was_begun(), Some(false), "{status:?}");
+    status.code()
+}
+
+async fn code(answer: ResponseFuture) -> Code {
+    refusal(&status(answer).await)
 }
 
 fn embed() -> proto::Request {
@@ -126,7 +137,32 @@ async fn a_long_request_to_the_service_of_health_is_refused() {
     let (mut stream, answer) = send(&requests, "/grpc.health.v1.Health/Check").await;
     // It is announced, and never comes whole.
     stream.send_data(Bytes::from_static(&[0, 0, 1, 0, 0, 7]), false).unwrap();
-    assert_eq!(code(answer).await, Code::OutOfRange);
+    assert_eq!(status(answer).await.code(), Code::OutOfRange);
+}
+
+#[tokio::test]
+async fn a_request_in_one_message_has_no_second_one() {
+    for method in ["Call", "Stream"] {
+        let (mut stream, answer) = begin(method, Limits::default()).await;
+        let twice = [framed(&embed()), framed(&embed())].concat();
+        stream.send_data(twice.into(), true).unwrap();
+        let status = status(answer).await;
+        assert_eq!(refusal(&status), Code::InvalidArgument);
+        assert!(status.message().contains("more than one message"), "{status:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_method_is_only_posted_to() {
+    let (_, _, mut requests) = connected(Gateway::builder()).await;
+    let request = Request::builder()
+        .method(Method::GET)
+        .uri(format!("http://here{SERVICE}Call"))
+        .header("content-type", "application/grpc");
+    let (answer, _) = requests.send_request(request.body(()).unwrap(), true).unwrap();
+    let answer = timeout(LONG, answer).await.unwrap().unwrap();
+    assert_eq!(answer.status(), http::StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(answer.headers()["allow"], "POST");
 }
 
 /// How a call of a role that there is not is answered, whose headers or bytes are these.
@@ -140,7 +176,7 @@ async fn answered(
     _ = stream.send_data(body, true);
     let answer = timeout(LONG, answer).await.unwrap()?;
     let status = Status::from_header_map(answer.headers());
-    Ok(status.map_or(Code::Unknown, |status| status.code()))
+    Ok(status.map_or(Code::Unknown, |status| refusal(&status)))
 }
 
 #[tokio::test]
@@ -162,6 +198,7 @@ async fn headers_and_bytes_that_none_should_send_end_their_request_alone() {
     assert_eq!(found, Code::Unimplemented);
     let unfinished = good.slice(..good.len() - 1);
     assert_eq!(answered(&requests, &[], unfinished).await.unwrap(), Code::InvalidArgument);
+    assert_eq!(answered(&requests, &[], Bytes::new()).await.unwrap(), Code::InvalidArgument);
     // More than may stand in headers: of one, and of many.
     let long = "m".repeat(60_000);
     let names: Vec<_> = (0..2_000).map(|number| format!("m-{number}")).collect();

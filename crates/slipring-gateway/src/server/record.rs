@@ -4,17 +4,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use http::Request;
-use slipring::ErrorKind;
 use slipring::backend::{BackendRequest, TraceContext};
 use slipring::pool::Outcome;
+use slipring::{Error, ErrorKind};
 use tokio::time::Instant;
-use tonic::Status;
 use tracing::Span;
 
 use super::Shared;
 use super::counters::RoleCounters;
 use crate::trace::{span_of_request, trace_in};
-use crate::wire::error::error_of;
 
 /// A request to a worker. Dropped before its end, it was cancelled.
 pub(super) struct Record {
@@ -69,8 +67,8 @@ impl Record {
 impl Record {
     /// The request is refused, or has failed before an answer began.
     #[cold]
-    pub(super) fn end_with(&self, status: &Status) {
-        self.end(Outcome::Failed(error_of(status, &self.shared.host).kind()));
+    pub(super) fn end_with(&self, error: &Error) {
+        self.end(Outcome::Failed(error.kind()));
     }
 }
 

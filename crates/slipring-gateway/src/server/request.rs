@@ -8,14 +8,14 @@ use http::{HeaderMap, Request};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use prost::Message;
+use slipring::{Error, ErrorKind, Result};
 use tokio::time::{Instant, timeout};
-use tonic::Status;
 
 use super::budget::Held;
 use super::caller::Caller;
 use crate::proto;
-use crate::wire::error::{status_of, too_large};
-use crate::wire::reader::MessageReader;
+use crate::wire::error::{refused, too_large};
+use crate::wire::reader::{MessageReader, Unreadable};
 use crate::wire::{Limits, timeout as grpc_timeout};
 
 /// How much longer than its payload a message of a request may be.
@@ -37,13 +37,13 @@ pub(super) struct Deadline {
 
 impl Deadline {
     /// The deadline that the headers of a request give, or else the default.
-    pub(super) fn of(headers: &HeaderMap, default: Duration) -> Result<Self, Status> {
+    pub(super) fn of(headers: &HeaderMap, default: Duration) -> Result<Self> {
         let began = Instant::now();
         let Some(value) = headers.get("grpc-timeout") else {
             return Ok(Self { began, timeout: default });
         };
         let timeout = grpc_timeout::decode(value)
-            .ok_or_else(|| Status::invalid_argument("the header grpc-timeout is malformed"))?;
+            .ok_or_else(|| invalid("the header grpc-timeout is malformed"))?;
         Ok(Self { began, timeout })
     }
 
@@ -80,9 +80,9 @@ impl<'a> Messages<'a> {
     }
 
     /// Waits for the next message; `None` at the end.
-    async fn next(&mut self) -> Result<Option<Bytes>, Status> {
+    async fn next(&mut self) -> Result<Option<Bytes>> {
         loop {
-            if let Some(message) = self.reader.next()? {
+            if let Some(message) = self.reader.next().map_err(unread)? {
                 return Ok(Some(message));
             }
             let frame =
@@ -92,14 +92,12 @@ impl<'a> Messages<'a> {
             let left = longest.saturating_sub(since.elapsed());
             let frame = timeout(left.min(self.deadline.left()), frame).await;
             let frame = frame.map_err(|_| {
-                Status::deadline_exceeded("the request did not come whole, or too slowly")
+                refused(ErrorKind::Timeout, "the request did not come whole, or too slowly")
             })?;
             match frame {
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
-                        let shared = &self.caller.shared;
-                        let has_room = self.held.add_to_request(&shared.host, data.len());
-                        has_room.map_err(|error| shared.status_of(&error))?;
+                        self.held.add_to_request(&self.caller.shared.host, data.len())?;
                         self.progress.0 = self.progress.0.saturating_add(data.len());
                         if self.progress.0 >= PROGRESS {
                             self.progress = (0, Instant::now());
@@ -108,10 +106,11 @@ impl<'a> Messages<'a> {
                     }
                 }
                 Some(Err(error)) => {
-                    return Err(Status::cancelled(format!("the request broke off: {error}")));
+                    let message = format!("the request broke off: {error}");
+                    return Err(refused(ErrorKind::Cancelled, message));
                 }
                 None if self.reader.is_at_end() => return Ok(None),
-                None => return Err(Status::invalid_argument("the last message is not whole")),
+                None => return Err(invalid("the last message is not whole")),
             }
         }
     }
@@ -122,7 +121,7 @@ pub(super) async fn one<M: Message + Default>(
     request: Request<Incoming>,
     caller: &Caller,
     deadline: Deadline,
-) -> Result<M, Status> {
+) -> Result<M> {
     let mut messages = Messages::new(request.into_body(), HEAD, caller, deadline);
     decode(messages.next().await?.ok_or_else(nothing)?)
 }
@@ -133,7 +132,7 @@ pub(super) async fn whole(
     request: Request<Incoming>,
     caller: &Caller,
     deadline: Deadline,
-) -> Result<(proto::Request, Bytes), Status> {
+) -> Result<(proto::Request, Bytes)> {
     let limits = &caller.shared.limits;
     let longest = limits.max_message.saturating_add(HEAD);
     let mut messages = Messages::new(request.into_body(), longest, caller, deadline);
@@ -142,9 +141,12 @@ pub(super) async fn whole(
     let mut more = std::mem::take(&mut first.more);
     if first.encoded_len() > HEAD {
         let message = format!("what stands beside the payload is over {HEAD} bytes");
-        return Err(Status::resource_exhausted(message));
+        return Err(refused(ErrorKind::TooLarge, message));
     }
     if !more {
+        if !messages.reader.is_at_end() {
+            return Err(invalid("the request has more than one message"));
+        }
         check(payload.len(), limits)?;
         if payload.len() <= COPIED {
             payload = Bytes::copy_from_slice(&payload);
@@ -155,12 +157,11 @@ pub(super) async fn whole(
     all.push(&payload);
     drop(payload);
     while more {
-        let piece: proto::Request =
-            decode(messages.next().await?.ok_or_else(|| {
-                Status::invalid_argument("the request ends before its last piece")
-            })?)?;
+        let piece = messages.next().await?;
+        let piece = piece.ok_or_else(|| invalid("the request ends before its last piece"))?;
+        let piece: proto::Request = decode(piece)?;
         if piece.more && piece.payload.is_empty() {
-            return Err(Status::invalid_argument("a piece has no payload"));
+            return Err(invalid("a piece has no payload"));
         }
         check(all.len().saturating_add(piece.payload.len()), limits)?;
         all.push(&piece.payload);
@@ -169,19 +170,30 @@ pub(super) async fn whole(
     Ok((first, messages.held.keep(all.freeze())))
 }
 
-fn check(len: usize, limits: &Limits) -> Result<(), Status> {
+fn check(len: usize, limits: &Limits) -> Result<()> {
     if len <= limits.max_message {
         return Ok(());
     }
-    Err(status_of(&too_large(len, limits.max_message, false), ""))
+    Err(too_large(len, limits.max_message, false))
 }
 
-fn decode<M: Message + Default>(message: Bytes) -> Result<M, Status> {
-    M::decode(message).map_err(|error| {
-        Status::invalid_argument(format!("the message is not what the service takes: {error}"))
-    })
+fn decode<M: Message + Default>(message: Bytes) -> Result<M> {
+    let decoded = M::decode(message);
+    decoded.map_err(|error| invalid(format!("the message is not what the service takes: {error}")))
 }
 
-fn nothing() -> Status {
-    Status::invalid_argument("the request has no message")
+fn nothing() -> Error {
+    invalid("the request has no message")
+}
+
+fn invalid(message: impl Into<String>) -> Error {
+    refused(ErrorKind::InvalidInput, message)
+}
+
+fn unread(error: Unreadable) -> Error {
+    let kind = match error {
+        Unreadable::Compressed => ErrorKind::Unsupported,
+        Unreadable::TooLong { .. } => ErrorKind::TooLarge,
+    };
+    refused(kind, error.to_string())
 }

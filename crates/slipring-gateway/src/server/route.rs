@@ -6,7 +6,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use http::{Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::service::Service;
 use tonic::Status;
@@ -14,7 +14,6 @@ use tracing::Instrument as _;
 
 use super::body::Body;
 use super::caller::Caller;
-use super::calls::Method;
 use super::connections::Seat;
 use super::record::Record;
 use super::{calls, control, health};
@@ -50,6 +49,12 @@ impl Service<Request<Incoming>> for Route {
 }
 
 async fn answer(caller: Arc<Caller>, request: Request<Incoming>) -> Response<Body> {
+    if request.method() != Method::POST {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+        response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("POST"));
+        return response;
+    }
     let kind = request.headers().get(header::CONTENT_TYPE);
     if !kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
         let mut response = Response::new(Body::empty());
@@ -67,10 +72,10 @@ async fn answer(caller: Arc<Caller>, request: Request<Incoming>) -> Response<Bod
         };
     };
     let answered = match method {
-        "Call" => work(&caller, Method::Call, request).await,
-        "CallParts" => work(&caller, Method::CallParts, request).await,
-        "Stream" => work(&caller, Method::Stream, request).await,
-        "StreamParts" => work(&caller, Method::StreamParts, request).await,
+        "Call" => work(&caller, calls::Method::Call, request).await,
+        "CallParts" => work(&caller, calls::Method::CallParts, request).await,
+        "Stream" => work(&caller, calls::Method::Stream, request).await,
+        "StreamParts" => work(&caller, calls::Method::StreamParts, request).await,
         "Watch" => control::watch(&caller, request).await,
         "Ping" => control::ping(&caller, request).await,
         "Abort" => control::abort(&caller, request).await,
@@ -83,20 +88,20 @@ async fn answer(caller: Arc<Caller>, request: Request<Incoming>) -> Response<Bod
             response.headers_mut().insert(header::CONTENT_TYPE, GRPC);
             response
         }
-        Err(status) => status.into_http(),
+        Err(error) => caller.shared.status_of(&error).into_http(),
     }
 }
 
 /// Answers a request to a worker.
 async fn work(
     caller: &Arc<Caller>,
-    method: Method,
+    method: calls::Method,
     request: Request<Incoming>,
-) -> Result<Body, Status> {
+) -> slipring::Result<Body> {
     let record = Record::begin(&caller.shared, &request);
     let answered = calls::answer(caller, &record, method, request);
     let answered = answered.instrument(record.span.clone()).await;
-    answered.inspect_err(|status| record.end_with(status))
+    answered.inspect_err(|error| record.end_with(error))
 }
 
 /// The longest message of a request that is not for workers. A caller can leave many of them half sent.

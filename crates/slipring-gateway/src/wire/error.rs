@@ -122,9 +122,10 @@ pub(crate) fn draining(host: &str) -> Error {
     make(ErrorKind::Disconnected, message, Some(false))
 }
 
+/// A request is not what the service takes, or has not come whole. No worker has seen it.
 #[cold]
-pub(crate) fn no_such_role(message: String) -> Error {
-    make(ErrorKind::InvalidInput, message, Some(false))
+pub(crate) fn refused(kind: ErrorKind, message: impl Into<String>) -> Error {
+    make(kind, message.into(), Some(false))
 }
 
 /// A payload is longer than the other side takes, or this one.
@@ -180,8 +181,8 @@ pub(crate) fn not_read(longest: Duration) -> Error {
 
 /// The answer is not what a gateway sends.
 #[cold]
-pub(crate) fn unexpected(status: &Status, was_begun: Option<bool>) -> Error {
-    make(ErrorKind::Protocol, status.message().to_owned(), was_begun)
+pub(crate) fn unexpected(message: String, was_begun: Option<bool>) -> Error {
+    make(ErrorKind::Protocol, message, was_begun)
 }
 
 /// A message is not what the service says.

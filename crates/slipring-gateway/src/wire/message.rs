@@ -7,9 +7,9 @@ use prost::encoding::decode_varint;
 use prost::{DecodeError, Message as _};
 use slipring::backend::BackendRequest;
 use slipring::pool::Priority;
-use slipring::{Kind, PeerBytes, StreamTimeouts};
-use tonic::Status;
+use slipring::{ErrorKind, Kind, PeerBytes, Result, StreamTimeouts};
 
+use super::error::refused;
 use super::frame::{Batch, Frame, PREFIX};
 use super::limits::PIECE;
 use crate::proto::{self, request};
@@ -95,7 +95,7 @@ impl Iterator for Pieces {
 
 /// Takes a reply or a chunk out of its message. Most have nothing but their payload: of these, no field is
 /// looked for.
-pub(crate) fn reply_of(mut message: Bytes) -> Result<proto::Reply, DecodeError> {
+pub(crate) fn reply_of(mut message: Bytes) -> std::result::Result<proto::Reply, DecodeError> {
     if let [PAYLOAD_OF_REPLY, rest @ ..] = &*message {
         let mut payload = rest;
         let len = decode_varint(&mut payload).ok().and_then(|len| usize::try_from(len).ok());
@@ -149,7 +149,11 @@ pub(crate) fn head_of(
 }
 
 /// Makes the request that a message describes, with a payload that was put together.
-pub(crate) fn request_of(head: &proto::Request, payload: Bytes) -> Result<BackendRequest, Status> {
+///
+/// # Errors
+///
+/// `InvalidInput`, not begun, if it is of no kind.
+pub(crate) fn request_of(head: &proto::Request, payload: Bytes) -> Result<BackendRequest> {
     let request = BackendRequest::new(kind_of(head)?, payload).priority(match head.priority() {
         proto::Priority::High => Priority::High,
         proto::Priority::Normal => Priority::Normal,
@@ -161,14 +165,15 @@ pub(crate) fn request_of(head: &proto::Request, payload: Bytes) -> Result<Backen
     Ok(head.idempotent.into_iter().fold(request, BackendRequest::idempotent))
 }
 
-fn kind_of(head: &proto::Request) -> Result<Kind, Status> {
+fn kind_of(head: &proto::Request) -> Result<Kind> {
+    let no_kind = |message| refused(ErrorKind::InvalidInput, message);
     match &head.kind {
         Some(request::Kind::Name(name)) => Ok(Kind::named(name)),
         Some(request::Kind::Code(code)) => u16::try_from(*code)
             .ok()
             .and_then(Kind::from_request_code)
-            .ok_or_else(|| Status::invalid_argument(format!("{code} is no kind of request"))),
-        None => Err(Status::invalid_argument("the request has no kind: set `code` or `name`")),
+            .ok_or_else(|| no_kind(format!("{code} is no kind of request"))),
+        None => Err(no_kind("the request has no kind: set `code` or `name`".to_owned())),
     }
 }
 

@@ -1,9 +1,28 @@
 //! Takes messages out of the bytes that come.
 
+use std::fmt;
+
 use bytes::{Buf, Bytes, BytesMut};
-use tonic::Status;
 
 use super::frame::PREFIX;
+
+/// A message that is not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unreadable {
+    Compressed,
+    TooLong { len: usize, max_message: usize },
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Compressed => f.write_str("compressed messages are not taken"),
+            Self::TooLong { len, max_message } => {
+                write!(f, "a message of {len} bytes is over the cap of {max_message} bytes")
+            }
+        }
+    }
+}
 
 /// Takes messages out of the parts in which their bytes come. A message that lies in one part is
 /// not copied.
@@ -70,8 +89,8 @@ impl MessageReader {
     ///
     /// # Errors
     ///
-    /// A status if it is compressed or too long.
-    pub(crate) fn next(&mut self) -> Result<Option<Bytes>, Status> {
+    /// If it is compressed or too long.
+    pub(crate) fn next(&mut self) -> Result<Option<Bytes>, Unreadable> {
         if let Some(message) = self.next_in_part() {
             return Ok(Some(message));
         }
@@ -108,17 +127,14 @@ impl MessageReader {
         bytes.extend_from_slice(&self.part.split_to(taken));
     }
 
-    fn check(&self, prefix: [u8; PREFIX]) -> Result<usize, Status> {
+    fn check(&self, prefix: [u8; PREFIX]) -> Result<usize, Unreadable> {
         let [flag, len @ ..] = prefix;
         if flag != 0 {
-            return Err(Status::unimplemented("compressed messages are not taken"));
+            return Err(Unreadable::Compressed);
         }
         let len = usize::try_from(u32::from_be_bytes(len)).unwrap_or(usize::MAX);
         if len > self.max_message {
-            return Err(Status::resource_exhausted(format!(
-                "a message of {len} bytes is over the cap of {} bytes",
-                self.max_message
-            )));
+            return Err(Unreadable::TooLong { len, max_message: self.max_message });
         }
         Ok(len)
     }
@@ -198,9 +214,10 @@ mod tests {
     fn long_and_compressed_messages_are_refused_before_they_come() {
         let mut reader = MessageReader::new(300);
         reader.push(Bytes::from_static(&[0, 0, 0, 1, 45]));
-        assert_eq!(reader.next().unwrap_err().code(), tonic::Code::ResourceExhausted);
+        let too_long = Unreadable::TooLong { len: 301, max_message: 300 };
+        assert_eq!(reader.next().unwrap_err(), too_long);
         let mut reader = MessageReader::new(300);
         reader.push(Bytes::from_static(&[1, 0, 0, 0, 1]));
-        assert_eq!(reader.next().unwrap_err().code(), tonic::Code::Unimplemented);
+        assert_eq!(reader.next().unwrap_err(), Unreadable::Compressed);
     }
 }
