@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use slipring::backend::{Backend, BackendLoad, BackendRequest, BoxChunks, BoxFuture};
-use slipring::worker::{Done, Responder, Worker};
+use slipring::worker::{Done, OwnedResponder, Responder, Threads, Worker};
 use slipring::{Health, Kind, PeerBytes, Reply, RequestId, Result, StreamTimeouts};
 
 /// Is answered with its payload.
@@ -22,10 +22,17 @@ pub const NAP: Duration = Duration::from_millis(1);
 /// The number of the worker's host, in its environment.
 pub const HOST: &str = "SLIPRING_BENCH_HOST";
 
-/// The names of the two roles of a gateway: its backend is in its own process, or is a pool with one
-/// worker.
+/// How many requests the worker serves at the same time, in its environment.
+pub const AT_ONCE: &str = "SLIPRING_BENCH_AT_ONCE";
+
+/// The names of the roles of a gateway: the backend is in its own process, or is a pool with one worker
+/// that serves one request at a time, or several by threads.
 pub const IN_PROCESS: &str = "in-process";
 pub const WORKER: &str = "worker";
+pub const THREADS: &str = "threads";
+
+/// How many threads that worker has, and so requests at the same time.
+pub const THREAD_COUNT: usize = 4;
 
 /// A known pattern that begins with a running number.
 pub fn pattern(len: usize, number: u64) -> Vec<u8> {
@@ -107,8 +114,28 @@ fn echo(payload: PeerBytes<'_>, responder: Responder<'_>) -> Result<Done> {
     Ok(slot.send())
 }
 
+/// The same on one of several threads.
+fn echo_owned(payload: PeerBytes<'_>, responder: OwnedResponder) -> Result<()> {
+    let mut slot = responder.claim(payload.len())?;
+    payload.copy_to(slot.payload())?;
+    slot.send()
+}
+
 /// Serves as a worker.
 pub fn serve_as_worker() {
+    match std::env::var(AT_ONCE).unwrap().parse().unwrap() {
+        1 => serve_alone(),
+        count => {
+            let threads = Threads::new(count);
+            let threads = threads
+                .on(ECHO, |(), request, responder| Ok(echo_owned(request.payload(), responder)?));
+            Worker::new(|_| Ok(())).threads(threads).serve().unwrap();
+        }
+    }
+}
+
+/// Serves one request at a time.
+fn serve_alone() {
     let host: u64 = std::env::var(HOST).map_or(0, |host| host.parse().unwrap());
     let sign = move |payload: Vec<u8>| {
         let mut signed = payload;

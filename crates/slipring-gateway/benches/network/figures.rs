@@ -1,128 +1,128 @@
-//! What is done, how often, and the rows of the table.
+//! The ways that are compared, and the rows of the tables.
 
-/// What one row is about.
-#[derive(Debug, Clone, Copy)]
-pub enum Work {
-    Calls { len: usize, count: u64 },
-    Stream { len: usize, count: u64 },
-}
+use std::time::Duration;
 
-/// What of all is to be measured.
-pub struct Plan {
-    pub rounds: usize,
-    /// Whether it is to be seen only that all works.
-    pub is_trial: bool,
-    words: Vec<String>,
-}
-
-const PARTS: [&[&str]; 4] =
-    [&["loopback", "veth", "fleet"], &["plain", "tls"], &["calls", "streams"], &["anywhere"]];
-
-impl Plan {
-    /// From the words of the command line: names of parts, and the number of rounds.
-    pub fn parse(words: &[String]) -> Self {
-        // Told by `cargo bench`, and not by `cargo test`.
-        let is_trial = !words.iter().any(|word| word == "--bench");
-        let mut plan = Self { rounds: if is_trial { 1 } else { 25 }, is_trial, words: Vec::new() };
-        for word in words.iter().filter(|word| !word.starts_with("--")) {
-            match word.parse() {
-                Ok(rounds) => plan.rounds = rounds,
-                Err(_) => {
-                    let is_part = PARTS.iter().any(|parts| parts.contains(&word.as_str()));
-                    assert!(is_part, "{word:?} is none of the parts: {PARTS:?}");
-                    plan.words.push(word.clone());
-                }
-            }
-        }
-        plan
-    }
-
-    /// Whether a part is chosen: by its name, or since none of its kind is.
-    pub fn has(&self, part: &str) -> bool {
-        let parts = PARTS.iter().find(|parts| parts.contains(&part)).unwrap();
-        let is_free = !self.words.iter().any(|word| parts.contains(&word.as_str()));
-        is_free || self.asks_for(part)
-    }
-
-    /// Whether a word was given.
-    pub fn asks_for(&self, word: &str) -> bool {
-        self.words.iter().any(|given| given == word)
-    }
-
-    /// Each takes some 50 ms for each way.
-    pub fn works(&self) -> Vec<Work> {
-        let calls = [(64, 200), (96 << 10, 100), (1 << 20, 20)];
-        let streams = [(64, 20_000), (96 << 10, 500), (1 << 20, 40)];
-        let count = |count| if self.is_trial { 3 } else { count };
-        let calls = calls.map(|(len, most)| Work::Calls { len, count: count(most) });
-        let streams = streams.map(|(len, most)| Work::Stream { len, count: count(most) });
-        let calls = calls.into_iter().filter(|_| self.has("calls"));
-        calls.chain(streams.into_iter().filter(|_| self.has("streams"))).collect()
-    }
-}
+use crate::plan::{Table, Work};
 
 /// The ways in the order of the columns.
 pub const SOCKET: usize = 0;
 pub const TONIC: usize = 1;
-pub const IN_PROCESS: usize = 2;
-pub const WORKER: usize = 3;
+pub const ALIKE: usize = 2;
+pub const IN_PROCESS: usize = 3;
+pub const WORKER: usize = 4;
+pub const THREADS: usize = 5;
+pub const WAYS: usize = 6;
 
-/// The seconds that each way took for one call or chunk, of each round.
+/// What one way took in one round.
 #[derive(Debug, Default)]
-pub struct Figures(Vec<[f64; 4]>);
+pub struct Took {
+    /// For one call or chunk.
+    pub each: Duration,
+    /// For single calls, where several callers share the rate.
+    pub calls: Vec<Duration>,
+}
+
+/// What each way took for one row.
+pub struct Figures {
+    work: Work,
+    /// Seconds for one call or chunk, of each round.
+    rounds: Vec<[f64; WAYS]>,
+    /// Those of all rounds, by way.
+    calls: [Vec<Duration>; WAYS],
+}
 
 impl Figures {
-    pub fn push(&mut self, took: [f64; 4]) {
-        self.0.push(took);
+    pub fn new(work: Work) -> Self {
+        Self { work, rounds: Vec::new(), calls: Default::default() }
     }
 
-    pub fn print_head() {
-        println!(
-            "\n| | socket | tonic | gateway, in process | gateway, worker | worker to tonic \
-             | in process to tonic | tonic to socket |\n|---|---|---|---|---|---|---|---|"
-        );
+    pub fn push(&mut self, round: [Took; WAYS]) {
+        self.rounds.push(round.each_ref().map(|took| took.each.as_secs_f64()));
+        for (all, took) in self.calls.iter_mut().zip(round) {
+            all.extend(took.calls);
+        }
     }
 
-    pub fn print(&self, place: &str, work: Work) {
-        let seconds = |way: usize| self.0.iter().map(|round| round[way]).collect::<Vec<_>>();
-        let (name, len) = match work {
-            Work::Calls { len, .. } => ("call", len),
-            Work::Stream { len, .. } => ("stream", len),
-        };
-        let len = match len >> 10 {
-            0 => format!("{len} B"),
-            1024.. => format!("{} MiB", len >> 20),
-            kib => format!("{kib} KiB"),
-        };
-        let figure = |way: usize| {
-            let median = median(seconds(way));
-            match work {
-                Work::Calls { .. } => format!("{:.0} µs", median * 1e6),
-                Work::Stream { len: 64, .. } => format!("{:.2} M/s", 1e-6 / median),
-                Work::Stream { len, .. } => {
-                    format!("{:.0} MiB/s", len as f64 / f64::from(1 << 20) / median)
-                }
+    pub fn print_head(table: Table) {
+        let head = match table {
+            Table::Alone => {
+                "| | socket | tonic | tonic, set alike | gateway, in process | gateway, worker \
+                 | worker to tonic | worker to tonic, set alike | in process to the better tonic \
+                 | the better tonic to socket |"
+            }
+            Table::Load => {
+                "| calls/s (p50, p99 in µs) | tonic | tonic, set alike | gateway, in process \
+                 | gateway, worker | gateway, worker with threads | worker to tonic \
+                 | worker to tonic, set alike | in process to the better tonic \
+                 | threads to the better tonic |"
             }
         };
-        // Of times for calls, and of rates for streams.
-        let ratio = |one: usize, other: usize| {
-            let pairs = seconds(one).into_iter().zip(seconds(other));
-            let ratios = pairs.map(|(one, other)| match work {
-                Work::Calls { .. } => one / other,
-                Work::Stream { .. } => other / one,
-            });
-            spread(ratios.collect())
-        };
-        println!(
-            "| {place}: {name} {len} | {} | {} | {} | {} | {} | {} | {} |",
-            figure(SOCKET),
-            figure(TONIC),
-            figure(IN_PROCESS),
-            figure(WORKER),
-            ratio(WORKER, TONIC),
-            ratio(IN_PROCESS, TONIC),
-            ratio(TONIC, SOCKET),
-        );
+        println!("\n{head}\n{}|", "|---".repeat(head.matches('|').count() - 1));
+    }
+
+    pub fn print(mut self, place: &str) {
+        let better = if self.median(ALIKE) < self.median(TONIC) { ALIKE } else { TONIC };
+        let mut cells = vec![format!("{place}: {}", self.name())];
+        for way in self.work.table().ways() {
+            cells.push(self.figure(way));
+        }
+        for tonic in [TONIC, ALIKE] {
+            let ratio = self.ratio(WORKER, tonic);
+            cells.push(if tonic == better { format!("**{ratio}**") } else { ratio });
+        }
+        cells.push(self.ratio(IN_PROCESS, better));
+        cells.push(match self.work.table() {
+            Table::Alone => self.ratio(better, SOCKET),
+            Table::Load => self.ratio(THREADS, better),
+        });
+        println!("| {} |", cells.join(" | "));
+    }
+
+    fn name(&self) -> String {
+        match self.work {
+            Work::Calls { len, .. } => format!("call {}", bytes(len)),
+            Work::Stream { len, .. } => format!("stream {}", bytes(len)),
+            Work::Load { len, callers: 1, .. } => format!("1 caller, {}", bytes(len)),
+            Work::Load { len, callers, .. } => format!("{callers} callers, {}", bytes(len)),
+        }
+    }
+
+    fn median(&self, way: usize) -> f64 {
+        median(self.rounds.iter().map(|round| round[way]).collect())
+    }
+
+    fn figure(&mut self, way: usize) -> String {
+        let median = self.median(way);
+        match self.work {
+            Work::Calls { .. } => format!("{:.0} µs", median * 1e6),
+            Work::Stream { len: 64, .. } => format!("{:.2} M/s", 1e-6 / median),
+            Work::Stream { len, .. } => {
+                format!("{:.0} MiB/s", len as f64 / f64::from(1 << 20) / median)
+            }
+            Work::Load { .. } => {
+                let calls = &mut self.calls[way];
+                calls.sort_unstable();
+                let [p50, p99] = [50, 99].map(|part| calls[calls.len() * part / 100].as_micros());
+                format!("{:.0} ({p50}, {p99})", 1.0 / median)
+            }
+        }
+    }
+
+    /// Of times for single calls, and of rates for streams and several callers.
+    fn ratio(&self, one: usize, other: usize) -> String {
+        let ratios = self.rounds.iter().map(|round| match self.work {
+            Work::Calls { .. } => round[one] / round[other],
+            Work::Stream { .. } | Work::Load { .. } => round[other] / round[one],
+        });
+        spread(ratios.collect())
+    }
+}
+
+fn bytes(len: usize) -> String {
+    match len >> 10 {
+        0 => format!("{len} B"),
+        1024.. => format!("{} MiB", len >> 20),
+        kib => format!("{kib} KiB"),
     }
 }
 

@@ -11,7 +11,8 @@ use tokio::task::JoinSet;
 
 use crate::client::LONG;
 use crate::echo::{NAP, SIGN, SLOW_SIGN, WORKER, number, pattern, set_number};
-use crate::figures::{Plan, median, spread};
+use crate::figures::{median, spread};
+use crate::plan::Plan;
 
 /// How many of the gateways are called.
 const COUNTS: [usize; 4] = [1, 2, 4, 8];

@@ -1,8 +1,9 @@
 //! Calls and streams between two processes, over the loopback interface and between two hosts: a bare
-//! socket, bare tonic, and gateways, one after another in each round. Then a fleet of gateways.
+//! socket, bare tonic as it is and as the gateway is set, and gateways, one after another in each round.
+//! The same for several callers at once. Then a fleet of gateways.
 //!
 //! `cargo bench -p slipring-gateway --bench network -- [loopback|veth|fleet] [plain|tls]
-//! [calls|streams] [anywhere] [ROUNDS]`
+//! [calls|streams|load] [anywhere] [ROUNDS]`
 //!
 //! The hosts are network namespaces. The program is everything that runs on them. Client and servers each
 //! have half of the processors, but for the fleet, and unless `anywhere` is asked for: where two processes
@@ -15,9 +16,14 @@ mod echo;
 mod figures;
 mod fleet;
 mod hosts;
+#[expect(dead_code, reason = "a gateway uses more of them")]
+#[path = "../../src/wire/limits.rs"]
+mod limits;
 #[expect(dead_code, reason = "the tests cut their lines, too")]
 #[path = "../../tests/hosts/net.rs"]
 mod net;
+mod plan;
+mod read_ahead;
 mod rival;
 mod server;
 mod socket;
@@ -25,8 +31,9 @@ mod socket;
 use std::future::Future;
 use std::path::Path;
 
-use figures::{Figures, Plan};
+use figures::Figures;
 use hosts::{Certificates, GATEWAYS, Hosts, LOOPBACK, Process, Processors};
+use plan::{Plan, Table};
 use server::Addresses;
 
 fn main() {
@@ -41,7 +48,8 @@ fn main() {
             block_on(async move { server::run(ip, &certificates).await });
         }
         ["run-gateway", address] => block_on(server::run_one(address.parse().unwrap())),
-        ["run-client", place, ip, ports, certificates, words @ ..] => {
+        ["run-client", table, place, ip, ports, certificates, words @ ..] => {
+            let table = Table::named(table);
             let at = Addresses::parse(ports, ip.parse().unwrap());
             let plan = Plan::parse(&words.iter().map(ToString::to_string).collect::<Vec<_>>());
             let (place, directory) = ((*place).to_owned(), Path::new(certificates).to_owned());
@@ -50,7 +58,7 @@ fn main() {
                     [("plain", None, at[0]), ("tls", Some(directory.as_path()), at[1])]
                 {
                     if plan.has(name) {
-                        client::run(&place, at, tls, &plan).await;
+                        client::run(table, &place, at, tls, &plan).await;
                     }
                 }
             });
@@ -80,43 +88,53 @@ fn measure(arguments: &[String]) {
         true => [Processors::ALL, Processors::ALL],
         false => Processors::halves(),
     };
-    if plan.has("loopback") || plan.has("veth") {
-        Figures::print_head();
-    }
-    if plan.has("loopback") {
-        let first = hosts.as_ref().ok().map(|_| hosts::CALLER);
-        two_hosts("loopback", [first, first], &sides, LOOPBACK, &certificates, arguments);
+    let first = hosts.as_ref().ok().map(|_| hosts::CALLER);
+    let mut places = vec![
+        Place { name: "loopback", hosts: [first, first], ip: LOOPBACK },
+        Place { name: "veth", hosts: [first, Some(GATEWAYS[0])], ip: hosts::PAIR },
+    ];
+    places.retain(|place| plan.has(place.name) && (place.name != "veth" || hosts.is_ok()));
+    for table in Table::ALL {
+        if places.is_empty() || plan.works(table).is_empty() {
+            continue;
+        }
+        Figures::print_head(table);
+        for place in &places {
+            place.measure(table, &sides, &certificates, arguments);
+        }
     }
     match hosts {
-        Ok(hosts) => {
-            if plan.has("veth") {
-                let at = [Some(hosts::CALLER), Some(GATEWAYS[0])];
-                two_hosts("veth", at, &sides, hosts::PAIR, &certificates, arguments);
-            }
-            if plan.has("fleet") {
-                fleet_of(&hosts, arguments);
-            }
-        }
+        Ok(hosts) if plan.has("fleet") => fleet_of(&hosts, arguments),
+        Ok(_) => {}
         Err(reason) => println!("veth and fleet SKIPPED: no namespaces here: {reason}"),
     }
 }
 
-/// Starts the servers on one host, and their clients on another.
-fn two_hosts(
-    place: &str,
-    [caller, server]: [Option<&str>; 2],
-    [its, of_servers]: &[Processors; 2],
-    ip: &str,
-    certificates: &Certificates,
-    arguments: &[String],
-) {
-    let directory = certificates.directory();
-    let mut servers = Process::start(server, of_servers, "0", &["run-server", ip, directory]);
-    let ports = servers.line();
-    let mut words = vec!["run-client", place, ip, &ports, directory];
-    words.extend(arguments.iter().map(String::as_str));
-    Process::run(caller, its, &words);
-    servers.end();
+/// Where the client and the servers are, and the servers' address.
+struct Place {
+    name: &'static str,
+    hosts: [Option<&'static str>; 2],
+    ip: &'static str,
+}
+
+impl Place {
+    /// Starts the servers on one host, and their clients on another.
+    fn measure(
+        &self,
+        table: Table,
+        [its, of_servers]: &[Processors; 2],
+        certificates: &Certificates,
+        arguments: &[String],
+    ) {
+        let ([caller, server], directory) = (self.hosts, certificates.directory());
+        let words = ["run-server", self.ip, directory];
+        let mut servers = Process::start(server, of_servers, "0", &words);
+        let ports = servers.line();
+        let mut words = vec!["run-client", table.name(), self.name, self.ip, &ports, directory];
+        words.extend(arguments.iter().map(String::as_str));
+        Process::run(caller, its, &words);
+        servers.end();
+    }
 }
 
 fn fleet_of(hosts: &Hosts, arguments: &[String]) {

@@ -1,23 +1,72 @@
-//! Bare tonic, as a program would use it: its own client and server with their defaults, and a codec
-//! for bytes as they are.
+//! Bare tonic, as a program would use it: its own client and server, with their defaults or with a
+//! gateway's settings, and a codec for bytes as they are.
 
 use std::convert::Infallible;
 use std::future::{Ready as Done, ready};
 use std::net::SocketAddr;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 use http::uri::PathAndQuery;
 use slipring_gateway::tls::PemFiles;
 use tokio::net::TcpListener;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codegen::tokio_stream::StreamExt as _;
 use tonic::codegen::{BoxFuture, Service};
 use tonic::transport::server::{ServerTlsConfig, TcpIncoming};
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity, Server};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Server};
 use tonic::{Request, Response, Status};
 
 use crate::echo::{Chunks, Ready};
+use crate::limits::{Limits, MAX_FRAME};
+use crate::read_ahead::{Accepted, Connector};
 use crate::server::NAME;
+
+/// How its client and server are set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settings {
+    /// By their defaults, which are hyper's.
+    Own,
+    /// As a gateway and a `RemoteRole` set theirs. Not those of which tonic has none: how many bytes a
+    /// server keeps to be sent, and whether it sends the date. Nor those for peers that break rules.
+    OfGateway,
+}
+
+/// Passes only if something hangs. Gateways know by other means that a peer is gone.
+const NEVER: Duration = Duration::from_secs(3600);
+
+impl Settings {
+    fn server(self) -> Server {
+        let (server, limits) = (Server::builder(), Limits::default());
+        match self {
+            Self::Own => server,
+            Self::OfGateway => server
+                .initial_stream_window_size(limits.window)
+                .initial_connection_window_size(limits.connection_window())
+                .max_concurrent_streams(limits.max_streams)
+                .http2_max_header_list_size(limits.max_headers)
+                .max_frame_size(MAX_FRAME)
+                .http2_keepalive_interval(Some(limits.keep_alive_interval))
+                .http2_keepalive_timeout(Some(NEVER)),
+        }
+    }
+
+    fn client(self, endpoint: Endpoint) -> Endpoint {
+        let limits = Limits::default();
+        match self {
+            Self::Own => endpoint,
+            Self::OfGateway => endpoint
+                .initial_stream_window_size(limits.window)
+                .initial_connection_window_size(limits.connection_window())
+                .http2_max_header_list_size(limits.max_headers)
+                .max_frame_size(MAX_FRAME)
+                .http2_keep_alive_interval(limits.keep_alive_interval)
+                .keep_alive_timeout(NEVER)
+                .keep_alive_while_idle(true),
+        }
+    }
+}
 
 const CALL: &str = "/bench.Echo/Call";
 const STREAM: &str = "/bench.Echo/Stream";
@@ -116,29 +165,45 @@ fn identity(files: &PemFiles) -> (Identity, Certificate) {
     (identity, Certificate::from_pem(read(&files.authorities)))
 }
 
-pub async fn serve(listener: TcpListener, tls: Option<PemFiles>) {
-    let mut server = Server::builder();
+pub async fn serve(listener: TcpListener, tls: Option<PemFiles>, settings: Settings) {
+    let mut server = settings.server();
+    let reads_ahead = tls.is_some() && settings == Settings::OfGateway;
     if let Some(files) = tls {
         let (identity, authority) = identity(&files);
         let tls = ServerTlsConfig::new().identity(identity).client_ca_root(authority);
         server = server.tls_config(tls).unwrap();
     }
+    let server = server.add_service(Echo);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    server.add_service(Echo).serve_with_incoming(incoming).await.unwrap();
+    let ended = match reads_ahead {
+        false => server.serve_with_incoming(incoming).await,
+        true => {
+            let incoming = incoming.map(|stream| stream.map(Accepted::new));
+            server.serve_with_incoming(incoming).await
+        }
+    };
+    ended.unwrap();
 }
 
+/// Its clones share one connection.
+#[derive(Clone)]
 pub struct Client(tonic::client::Grpc<Channel>);
 
 impl Client {
-    pub async fn connect(address: SocketAddr, tls: Option<&PemFiles>) -> Self {
+    pub async fn connect(address: SocketAddr, tls: Option<&PemFiles>, settings: Settings) -> Self {
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let mut channel = Channel::from_shared(format!("{scheme}://{address}")).unwrap();
+        let endpoint = Channel::from_shared(format!("{scheme}://{address}")).unwrap();
+        let mut endpoint = settings.client(endpoint.tcp_nodelay(true));
         if let Some(files) = tls {
             let (identity, authority) = identity(files);
             let tls = ClientTlsConfig::new().identity(identity).ca_certificate(authority);
-            channel = channel.tls_config(tls.domain_name(NAME)).unwrap();
+            endpoint = endpoint.tls_config(tls.domain_name(NAME)).unwrap();
         }
-        Self(tonic::client::Grpc::new(channel.tcp_nodelay(true).connect().await.unwrap()))
+        let channel = match (tls, settings) {
+            (Some(_), Settings::OfGateway) => endpoint.connect_with_connector(Connector).await,
+            _ => endpoint.connect().await,
+        };
+        Self(tonic::client::Grpc::new(channel.unwrap()))
     }
 
     pub async fn call(&mut self, payload: Vec<u8>) -> Bytes {

@@ -13,7 +13,8 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 
-use crate::echo::{InProcess, WORKER};
+use crate::echo::{AT_ONCE, InProcess, THREAD_COUNT, THREADS, WORKER};
+use crate::rival::Settings;
 use crate::{rival, socket};
 
 /// The name in the servers' certificate.
@@ -24,6 +25,8 @@ pub const NAME: &str = "server";
 pub struct Addresses {
     pub socket: SocketAddr,
     pub tonic: SocketAddr,
+    /// Tonic that is set as the gateway is.
+    pub alike: SocketAddr,
     pub gateway: SocketAddr,
 }
 
@@ -32,10 +35,11 @@ impl Addresses {
     pub fn parse(line: &str, ip: IpAddr) -> [Self; 2] {
         let ports: Vec<u16> = line.split(' ').map(|port| port.parse().unwrap()).collect();
         let address = |at: usize| SocketAddr::from((ip, ports[at]));
-        [0, 3].map(|at| Self {
+        [0, 4].map(|at| Self {
             socket: address(at),
             tonic: address(at + 1),
-            gateway: address(at + 2),
+            alike: address(at + 2),
+            gateway: address(at + 3),
         })
     }
 }
@@ -49,31 +53,39 @@ pub fn files(directory: &Path, side: &str) -> PemFiles {
     }
 }
 
-/// A pool with one worker.
-fn pool() -> Pool {
+/// A pool with one worker for each role, which serves so many requests at the same time.
+fn pool<const N: usize>(roles: [(&str, usize); N]) -> Pool {
     let config = Config::builder().max_message(64 << 20).build().unwrap();
-    let recipe = move |_: &_| Ok(Spawner::current_exe()?.config(config.clone()));
-    let role = Role::new(recipe).min_idle(1).max_size(1).on_tokio(Handle::current());
-    Pool::builder().role(WORKER, role).build().unwrap()
+    let mut pool = Pool::builder();
+    for (name, at_once) in roles {
+        let config = config.clone();
+        let recipe = move |_: &_| {
+            Ok(Spawner::current_exe()?.config(config.clone()).env(AT_ONCE, at_once.to_string()))
+        };
+        let role = Role::new(recipe).min_idle(1).max_size(1).concurrency(at_once);
+        pool = pool.role(name, role.on_tokio(Handle::current()));
+    }
+    pool.build().unwrap()
 }
 
 /// Serves until the standard input ends.
 pub async fn run(ip: IpAddr, certificates: &Path) {
-    let pool = pool();
-    let worker = Arc::new(pool.role(WORKER).unwrap().to_async());
-    let gateway = Gateway::builder().role(worker).role(Arc::new(InProcess));
-    let gateway = gateway.plain_text_anywhere().build();
+    let pool = pool([(WORKER, 1), (THREADS, THREAD_COUNT)]);
+    let [worker, threads] = [WORKER, THREADS].map(|role| pool.role(role).unwrap().to_async());
+    let gateway = Gateway::builder().role(Arc::new(worker)).role(Arc::new(threads));
+    let gateway = gateway.role(Arc::new(InProcess)).plain_text_anywhere().build();
     let mut ports = Vec::new();
     for tls in [None, Some(files(certificates, "server"))] {
         let mut listeners = Vec::new();
-        for _ in 0..3 {
+        for _ in 0..4 {
             let listener = TcpListener::bind((ip, 0)).await.unwrap();
             ports.push(listener.local_addr().unwrap().port().to_string());
             listeners.push(listener);
         }
-        let [socket, tonic, ours]: [_; 3] = listeners.try_into().unwrap();
+        let [socket, tonic, alike, ours]: [_; 4] = listeners.try_into().unwrap();
         tokio::spawn(socket::serve(socket, tls.clone()));
-        tokio::spawn(rival::serve(tonic, tls.clone()));
+        tokio::spawn(rival::serve(tonic, tls.clone(), Settings::Own));
+        tokio::spawn(rival::serve(alike, tls.clone(), Settings::OfGateway));
         let gateway = gateway.clone();
         tokio::spawn(async move {
             match tls {
@@ -90,7 +102,7 @@ pub async fn run(ip: IpAddr, certificates: &Path) {
 
 /// Serves one worker as a gateway of a fleet, until the standard input ends.
 pub async fn run_one(address: SocketAddr) {
-    let pool = pool();
+    let pool = pool([(WORKER, 1)]);
     let gateway = Gateway::builder().role(Arc::new(pool.role(WORKER).unwrap().to_async()));
     let gateway = gateway.plain_text_anywhere().build();
     let listener = TcpListener::bind(address).await.unwrap();
