@@ -31,9 +31,6 @@ pub const IN_PROCESS: &str = "in-process";
 pub const WORKER: &str = "worker";
 pub const THREADS: &str = "threads";
 
-/// How many threads that worker has, and so requests at the same time.
-pub const THREAD_COUNT: usize = 4;
-
 /// A known pattern that begins with a running number.
 pub fn pattern(len: usize, number: u64) -> Vec<u8> {
     let mut bytes: Vec<u8> = (0..len).map(|at| (at * 7 + at / 251) as u8).collect();

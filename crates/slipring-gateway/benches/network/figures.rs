@@ -13,6 +13,9 @@ pub const WORKER: usize = 4;
 pub const THREADS: usize = 5;
 pub const WAYS: usize = 6;
 
+/// How many times as long as with tonic a single call may take with a worker.
+const TARGET: f64 = 1.25;
+
 /// What one way took in one round.
 #[derive(Debug, Default)]
 pub struct Took {
@@ -68,7 +71,11 @@ impl Figures {
         }
         for tonic in [TONIC, ALIKE] {
             let ratio = self.ratio(WORKER, tonic);
-            cells.push(if tonic == better { format!("**{ratio}**") } else { ratio });
+            cells.push(match tonic == better {
+                true if self.misses_target(tonic) => format!("**{ratio}** > {TARGET}"),
+                true => format!("**{ratio}**"),
+                false => ratio,
+            });
         }
         cells.push(self.ratio(IN_PROCESS, better));
         cells.push(match self.work.table() {
@@ -108,13 +115,21 @@ impl Figures {
         }
     }
 
-    /// Of times for single calls, and of rates for streams and several callers.
     fn ratio(&self, one: usize, other: usize) -> String {
+        spread(self.ratios(one, other))
+    }
+
+    /// Of times for single calls, and of rates for streams and several callers.
+    fn ratios(&self, one: usize, other: usize) -> Vec<f64> {
         let ratios = self.rounds.iter().map(|round| match self.work {
             Work::Calls { .. } => round[one] / round[other],
             Work::Stream { .. } | Work::Load { .. } => round[other] / round[one],
         });
-        spread(ratios.collect())
+        ratios.collect()
+    }
+
+    fn misses_target(&self, tonic: usize) -> bool {
+        matches!(self.work, Work::Calls { .. }) && median(self.ratios(WORKER, tonic)) > TARGET
     }
 }
 

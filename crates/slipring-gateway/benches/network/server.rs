@@ -13,7 +13,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 
-use crate::echo::{AT_ONCE, InProcess, THREAD_COUNT, THREADS, WORKER};
+use crate::echo::{AT_ONCE, InProcess, THREADS, WORKER};
 use crate::rival::Settings;
 use crate::{rival, socket};
 
@@ -53,24 +53,28 @@ pub fn files(directory: &Path, side: &str) -> PemFiles {
     }
 }
 
-/// A pool with one worker for each role, which serves so many requests at the same time.
-fn pool<const N: usize>(roles: [(&str, usize); N]) -> Pool {
+/// The role of a worker as it is by default.
+const ONE_PLACE: (&str, usize, usize) = (WORKER, 1, 1);
+
+/// A pool with one worker for each role: how many requests it serves at the same time, and how many more
+/// lie ready for it.
+fn pool<const N: usize>(roles: [(&str, usize, usize); N]) -> Pool {
     let config = Config::builder().max_message(64 << 20).build().unwrap();
     let mut pool = Pool::builder();
-    for (name, at_once) in roles {
+    for (name, at_once, ready) in roles {
         let config = config.clone();
         let recipe = move |_: &_| {
             Ok(Spawner::current_exe()?.config(config.clone()).env(AT_ONCE, at_once.to_string()))
         };
-        let role = Role::new(recipe).min_idle(1).max_size(1).concurrency(at_once);
-        pool = pool.role(name, role.on_tokio(Handle::current()));
+        let role = Role::new(recipe).min_idle(1).max_size(1).on_tokio(Handle::current());
+        pool = pool.role(name, role.concurrency(at_once).prefetch(ready));
     }
     pool.build().unwrap()
 }
 
 /// Serves until the standard input ends.
 pub async fn run(ip: IpAddr, certificates: &Path) {
-    let pool = pool([(WORKER, 1), (THREADS, THREAD_COUNT)]);
+    let pool = pool([ONE_PLACE, (THREADS, 4, 16)]);
     let [worker, threads] = [WORKER, THREADS].map(|role| pool.role(role).unwrap().to_async());
     let gateway = Gateway::builder().role(Arc::new(worker)).role(Arc::new(threads));
     let gateway = gateway.role(Arc::new(InProcess)).plain_text_anywhere().build();
@@ -102,7 +106,7 @@ pub async fn run(ip: IpAddr, certificates: &Path) {
 
 /// Serves one worker as a gateway of a fleet, until the standard input ends.
 pub async fn run_one(address: SocketAddr) {
-    let pool = pool([(WORKER, 1)]);
+    let pool = pool([ONE_PLACE]);
     let gateway = Gateway::builder().role(Arc::new(pool.role(WORKER).unwrap().to_async()));
     let gateway = gateway.plain_text_anywhere().build();
     let listener = TcpListener::bind(address).await.unwrap();
