@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Weak};
 
-use super::Channel;
+use super::handle::Channel;
 use crate::error::{Error, Marks, RequestStage};
 use crate::id::RequestId;
 use crate::sync::plain::Mutex;

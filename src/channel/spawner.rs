@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::channel::Channel;
 use crate::channel::core::Core;
+use crate::channel::handle::Channel;
 use crate::channel::recording;
 use crate::channel::spawn_checks::check_cpus;
 use crate::channel::start::{Options, Started};
@@ -531,7 +531,7 @@ impl Spawner {
             reporter.watch(Some(&core));
         }
         let warm_up = self.options.warm_up.clone().map(WarmUp::new);
-        Ok(Channel { core, worker, warm_up, recorder })
+        Ok(Channel::new(core, worker, warm_up, recorder))
     }
 
     /// Starts a worker whose rings carry frames of any meaning, without requests and replies.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Channel;
+use super::handle::Channel;
 use super::message_writer::MessageWriter;
 use super::outgoing::{RequestSpec, send_traced};
 use super::pending_reply::{Awaited, Pending};
@@ -27,11 +27,30 @@ pub struct TracedChannel<'a> {
     trace: &'a TraceContext,
 }
 
-impl<'a> TracedChannel<'a> {
-    pub(super) fn new(channel: &'a Channel, trace: &'a TraceContext) -> Self {
-        Self { channel, trace }
+impl Channel {
+    /// Returns the same channel for requests that are part of a trace. The worker is told of the trace,
+    /// by [`Request::trace_context`](crate::worker::Request::trace_context), without its `tracestate`.
+    /// A worker with a version of this library that does not take traces gets the requests without
+    /// them, and so does one whose frames have under 32 bytes.
+    ///
+    /// A context takes 32 bytes of the ring, which do not count as payload: neither against
+    /// [`Config::max_message`](crate::Config::max_message) nor in counters and recordings. A payload that fits a frame by less than
+    /// that is sent in pieces, as a longer one is.
+    ///
+    /// ```
+    #[doc = include_str!("example.md")]
+    /// let text = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    /// let trace = slipring::TraceContext::parse(text).expect("it is well formed");
+    /// let reply = channel.traced(&trace).call(ECHO, "hello", timeout)?;
+    /// assert_eq!(reply.text()?, "hello");
+    /// # channel.close(timeout).map(drop) }
+    /// ```
+    pub fn traced<'a>(&'a self, trace: &'a TraceContext) -> TracedChannel<'a> {
+        TracedChannel { channel: self, trace }
     }
+}
 
+impl<'a> TracedChannel<'a> {
     /// Sends a request and waits for its reply: as [`Channel::call`].
     ///
     /// # Errors
