@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Attempts, Destination, Past, Standing};
+use super::place::Destination;
+use super::{Attempts, Past, Standing};
 use crate::backend::BackendRequest;
 use crate::channel::Progress;
 use crate::error::{Error, ErrorKind, Result};
@@ -185,7 +186,7 @@ mod tests {
     use super::*;
     use crate::backend::{Backend, BackendLoad, BoxChunks, BoxFuture};
     use crate::channel::{Reply, StreamTimeouts};
-    use crate::pool::attempts::Dead;
+    use crate::pool::attempts::failed::Dead;
     use crate::pool::overflow::block_on;
     use crate::pool::role::{Permit, RoleShared};
     use crate::pool::scheduler::{Grant, Priority, WorkerId};
