@@ -49,6 +49,7 @@ mod status_row;
 mod stream;
 mod stream_buffer;
 mod stream_timeouts;
+mod stream_waits;
 mod tap;
 mod task_wait;
 mod timed_mutex;

@@ -28,6 +28,7 @@ mod status;
 mod stream;
 mod stream_buffer;
 mod stream_timeouts;
+mod stream_waits;
 mod tap;
 mod task_wait;
 #[cfg(test)]

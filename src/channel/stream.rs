@@ -1,5 +1,7 @@
 //! A stream of chunks, read by a thread.
 
+mod parts;
+
 use std::iter::FusedIterator;
 use std::sync::Arc;
 use std::task::Poll;
@@ -7,17 +9,17 @@ use std::time::Duration;
 
 use crate::channel::chunks::{Chunks, Source};
 use crate::channel::core::Core;
-use crate::channel::explain::{cancelled, not_begun, not_over, stalled, stream_expired};
-use crate::channel::item::{Body, Item, Part, Place};
-use crate::channel::message_parts::PartSource;
+use crate::channel::explain::{cancelled, stream_expired};
+use crate::channel::item::{Body, Item, Place};
 use crate::channel::message_reader::MessageReader;
 use crate::channel::reactor_turn::take_for_host;
 use crate::channel::reader::Want;
 use crate::channel::reply::Reply;
 use crate::channel::stream_buffer::StreamBuffer;
 use crate::channel::stream_timeouts::StreamDeadlines;
+use crate::channel::stream_waits::StreamWaits;
 use crate::channel::wait::{WaitLimit, wait_for_item};
-use crate::error::{Error, ErrorKind, Result, StreamTimeout};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::RequestId;
 use crate::ring::position::span;
 #[cfg(feature = "async")]
@@ -45,12 +47,7 @@ use crate::sys::fork;
 pub struct Stream {
     pub(crate) core: Arc<Core>,
     pub(crate) request: u64,
-    deadlines: StreamDeadlines,
-    progress: Progress,
-    /// The reader has got a chunk.
-    has_chunk: bool,
-    /// Requests that the worker had served at the last look at what it does.
-    served: u64,
+    waits: StreamWaits,
     pub(crate) is_over: bool,
     buffer: StreamBuffer,
     /// The pending table gives the pieces of long chunks out one by one.
@@ -59,36 +56,11 @@ pub struct Stream {
     place: Option<Place>,
 }
 
-/// How far a stream is, as its reader knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Progress {
-    /// Not known to be begun.
-    Waiting,
-    /// The worker has begun the request, and no chunk has come.
-    Begun,
-    /// A chunk or the end has come.
-    Reading,
-}
-
-/// The shortest time after which a reader looks whether its request has been begun.
-const SHORTEST_LOOK: Duration = Duration::from_millis(1);
-
 impl Stream {
     pub(crate) fn new(core: Arc<Core>, request: u64, deadlines: StreamDeadlines) -> Self {
         let buffer = StreamBuffer::new(core.buffers.chunk_buffer());
-        let (progress, served) = (Progress::Waiting, core.status.served());
-        Self {
-            core,
-            request,
-            deadlines,
-            progress,
-            has_chunk: false,
-            served,
-            is_over: false,
-            buffer,
-            is_in_pieces: false,
-            place: None,
-        }
+        let waits = StreamWaits::new(deadlines, &core);
+        Self { core, request, waits, is_over: false, buffer, is_in_pieces: false, place: None }
     }
 
     /// Returns the request's id.
@@ -245,10 +217,10 @@ impl Stream {
         if let Some(item) = found.transpose() {
             return Ok(self.chunk_of(item)?.map(Source::One));
         }
-        self.progress = Progress::Reading;
+        self.waits.note_item();
         let cost = self.buffer.hand_out_items();
         if cost != 0 {
-            self.note_chunk();
+            self.waits.note_chunk(&self.core);
             self.add_consumed(cost);
             return Ok(Some(Source::Items));
         }
@@ -256,7 +228,7 @@ impl Stream {
             return Ok(self.chunk_of(Ok(item))?.map(Source::One));
         }
         if self.buffer.run().is_some() {
-            self.note_chunk();
+            self.waits.note_chunk(&self.core);
             // Now, and not when the run is given back: the worker goes on while the run is read,
             // also if it is one chunk that is longer than half of the window.
             self.add_consumed(as_usize(self.buffer.cost()));
@@ -269,7 +241,7 @@ impl Stream {
     /// the host's reads the ring itself.
     fn look_for_item(&mut self, longest: Duration) -> Result<Option<Item>> {
         self.check_total()?;
-        let longest = longest.min(self.deadlines.end_by.remaining());
+        let longest = longest.min(self.waits.end_by().remaining());
         if longest != Duration::ZERO || !self.core.reactor_state.has_host_reactor() {
             return self.wait(longest);
         }
@@ -326,7 +298,7 @@ impl Stream {
     #[inline]
     pub(crate) fn next_of(&mut self, found: Result<Option<Item>>) -> Result<Option<Reply>> {
         match found {
-            Ok(None) => self.progress = Progress::Reading,
+            Ok(None) => self.waits.note_item(),
             Ok(Some(item)) => return self.chunk_of(Ok(item)),
             Err(error) => return self.chunk_of(Err(error)),
         }
@@ -362,18 +334,8 @@ impl Stream {
     /// The first chunk of those that were copied out together.
     #[inline]
     fn first_copied(&mut self) -> Option<Reply> {
-        self.note_chunk();
+        self.waits.note_chunk(&self.core);
         self.next_buffered()
-    }
-
-    /// Notes how long after the call, at which the queue timeout began, the reader got its first
-    /// chunk.
-    #[inline]
-    fn note_chunk(&mut self) {
-        if !self.has_chunk {
-            self.has_chunk = true;
-            self.core.counters().stream_answered(self.deadlines.queue);
-        }
     }
 
     /// Waits for the next item, or until something is buffered, for as long as is to be waited.
@@ -384,7 +346,7 @@ impl Stream {
         loop {
             let found = self.wait(wait)?;
             if found.is_some() || !self.buffer.is_empty() {
-                self.progress = Progress::Reading;
+                self.waits.note_item();
                 return Ok(found);
             }
             // What is there already takes no look at the clock.
@@ -396,28 +358,13 @@ impl Stream {
     /// Returns an error if the stream should be over.
     #[inline]
     pub(crate) fn check_total(&self) -> Result<()> {
-        if self.deadlines.end_by.is_endless() { Ok(()) } else { self.check_end() }
-    }
-
-    #[cold]
-    fn check_end(&self) -> Result<()> {
-        fork::check()?;
-        if !self.deadlines.end_by.has_passed() {
-            return Ok(());
-        }
-        Err(not_over(&self.core, self.request, self.deadlines.timeouts.total))
+        self.waits.check_total(&self.core, self.request)
     }
 
     /// How long to wait before a look at what the worker does.
     #[inline]
     pub(crate) fn first_wait(&self) -> Duration {
-        let StreamDeadlines { timeouts, queue, end_by } = &self.deadlines;
-        let longest = match self.progress {
-            Progress::Reading => timeouts.chunk,
-            Progress::Begun => timeouts.first(),
-            Progress::Waiting => timeouts.shortest_gap().min(queue.deadline().remaining()),
-        };
-        if end_by.is_endless() { longest } else { longest.min(end_by.remaining()) }
+        self.waits.first_wait()
     }
 
     /// Returns until when a reader goes on waiting to which nothing has come so far, or the
@@ -425,40 +372,7 @@ impl Stream {
     /// monotonic clock.
     #[cold]
     pub(crate) fn next_wait(&mut self, since: u64) -> Result<Deadline> {
-        self.check_total()?;
-        let StreamDeadlines { timeouts, queue, end_by } = self.deadlines;
-        let queue_ends = queue.deadline();
-        let (gap, which) = match self.progress {
-            Progress::Reading => (timeouts.chunk, StreamTimeout::Chunk),
-            Progress::Waiting | Progress::Begun => (timeouts.first(), StreamTimeout::FirstChunk),
-        };
-        let begun_at = match self.progress {
-            Progress::Reading | Progress::Begun => Some(0),
-            Progress::Waiting => self.core.status.begun_at(self.request),
-        };
-        let Some(begun_at) = begun_at else {
-            let served = std::mem::replace(&mut self.served, self.core.status.served());
-            let is_idle = served == self.served && self.core.status.is_idle();
-            if is_idle && Deadline::from(since, timeouts.chunk).has_passed() {
-                // It has nothing else to do, and does not take the request: it is stopped.
-                let (gap, which) = (timeouts.chunk, StreamTimeout::Chunk);
-                return Err(stalled(&self.core, self.request, gap, which));
-            }
-            if queue_ends.has_passed() {
-                return Err(not_begun(&self.core, self.request, timeouts.queue));
-            }
-            // If the worker begins the request right now, the stream stalls no sooner than this.
-            let longest = timeouts.shortest_gap().max(SHORTEST_LOOK);
-            return Ok(queue_ends.min(end_by).at_most(longest));
-        };
-        if self.progress == Progress::Waiting {
-            self.progress = Progress::Begun;
-        }
-        let stalls_at = Deadline::from(since.max(begun_at), gap);
-        if stalls_at.has_passed() {
-            return Err(stalled(&self.core, self.request, gap, which));
-        }
-        Ok(stalls_at.min(end_by))
+        self.waits.next_wait(&self.core, self.request, since)
     }
 
     /// Counts what was consumed: see "Credit" in `docs/ARCHITECTURE.md`.
@@ -480,19 +394,17 @@ impl Stream {
             }
             Err(error) => return self.end_with(Err(error)),
         };
-        self.progress = Progress::Reading;
+        self.waits.note_item();
         match item {
             Item::Chunk(body, cost) => {
-                self.note_chunk();
+                self.waits.note_chunk(&self.core);
                 self.add_consumed(cost);
                 Ok(Some(Reply::new(self.request, body)))
             }
             Item::Part(part) => self.part_of(*part),
             Item::End => self.end_with(Ok(None)),
             Item::Cancelled => self.end_with(Err(cancelled(self.request))),
-            Item::Expired => {
-                self.end_with(Err(stream_expired(self.request, self.deadlines.timeouts.total)))
-            }
+            Item::Expired => self.end_with(Err(stream_expired(self.request, self.waits.total()))),
             Item::Failed(error) => self.end_with(Err(error)),
             Item::Result(_) => {
                 let message =
@@ -500,32 +412,6 @@ impl Stream {
                 self.end_with(Err(Error::new(ErrorKind::Protocol, message)))
             }
         }
-    }
-
-    /// What a part of a chunk means, for which a message reader waits.
-    #[cold]
-    fn part_of(&mut self, part: Part) -> Result<Option<Reply>> {
-        let Some(place) = &mut self.place else {
-            let message = "a part of a chunk that no reader waits for";
-            return self.end_with(Err(Error::new(ErrorKind::Protocol, message)));
-        };
-        *place = part.place;
-        self.note_chunk();
-        self.add_consumed(part.cost);
-        Ok(Some(Reply::new(self.request, part.body)))
-    }
-
-    /// Prepares for a part of a chunk, which is looked for as a chunk is.
-    pub(crate) fn begin_part(&mut self) {
-        if !self.is_over && !std::mem::replace(&mut self.is_in_pieces, true) {
-            self.core.pending.set_in_pieces(self.request, true);
-        }
-        self.place = Some(Place::WHOLE);
-    }
-
-    /// Returns where the part stands that has come, if one has: no other is waited for.
-    pub(crate) fn end_part(&mut self) -> Option<Place> {
-        self.place.take()
     }
 
     /// The buffer, for a task that waits.
@@ -554,45 +440,6 @@ impl Stream {
         self.buffer.clear();
         self.core.pending.drop_request(self.request);
         result.map_err(|error| self.core.counted(error))
-    }
-}
-
-impl PartSource for Stream {
-    fn request(&self) -> u64 {
-        self.request
-    }
-
-    fn core(&self) -> &Core {
-        &self.core
-    }
-
-    fn next_part(&mut self) -> Result<Option<(Reply, Place)>> {
-        if let Some(chunk) = self.next_buffered() {
-            return Ok(Some((chunk, Place::WHOLE)));
-        }
-        self.begin_part();
-        let part = self.next_chunk_slow();
-        let place = self.end_part();
-        Ok(part.transpose()?.zip(place))
-    }
-
-    fn end_with(&mut self, error: Error) -> Error {
-        match Self::end_with::<()>(self, Err(error)) {
-            Err(error) => error,
-            Ok(_) => Error::new(ErrorKind::Protocol, "the stream has ended"),
-        }
-    }
-
-    fn end_reader(&mut self, is_complete: bool) {
-        if self.is_over {
-            return;
-        }
-        if std::mem::take(&mut self.is_in_pieces) {
-            self.core.pending.set_in_pieces(self.request, false);
-        }
-        if !is_complete {
-            self.core.pending.skip_rest(self.request, &mut self.buffer);
-        }
     }
 }
 
