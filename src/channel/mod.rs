@@ -48,6 +48,7 @@ mod status;
 mod status_row;
 mod stream;
 mod stream_buffer;
+mod stream_credit;
 mod stream_timeouts;
 mod stream_waits;
 mod tap;

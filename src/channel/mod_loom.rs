@@ -27,6 +27,7 @@ mod stats;
 mod status;
 mod stream;
 mod stream_buffer;
+mod stream_credit;
 mod stream_timeouts;
 mod stream_waits;
 mod tap;

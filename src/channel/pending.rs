@@ -5,6 +5,8 @@
 //! stored under it, so that a store for one request never replaces that for the next request
 //! of the same entry.
 
+mod pieces;
+
 use crate::channel::counters::Counters;
 use crate::channel::item::{Body, Item, ReplyHeader, exceeded_credit};
 use crate::channel::requests::{Addressee, Requests};
@@ -16,12 +18,9 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::link::PeerReport;
 use crate::protocol::Kind;
-use crate::protocol::assembler::{Assembler, Message};
-use crate::protocol::buffer_pool::{BufferPool, PooledBuffer};
-use crate::protocol::kind::flags;
+use crate::protocol::buffer_pool::BufferPool;
 use crate::ring::doorbell::Bell;
 use crate::ring::{Consumer, Frame};
-use crate::shm::layout::as_usize;
 use crate::shm::requests::OwnRequests;
 use crate::shm::words::OwnU32;
 use crate::sync::{AtomicU32, Mutex, MutexGuard, Ordering, fence};
@@ -68,36 +67,6 @@ impl PendingTable {
             counters: Counters::default(),
             tap,
         }
-    }
-
-    /// Sets whether the owner of a request takes long messages piece by piece.
-    pub(super) fn set_in_pieces(&self, request: u64, is_in_pieces: bool) {
-        if !fork::is_forked_child()
-            && let Some(reading) = self.requests.lock().reading(request)
-        {
-            reading.is_in_pieces = is_in_pieces;
-        }
-    }
-
-    /// Drops the rest of the message whose first parts the owner of a stream has taken: what has
-    /// come of it, and later what comes.
-    pub(super) fn skip_rest(&self, request: u64, buffer: &mut StreamBuffer) {
-        if fork::is_forked_child() {
-            return;
-        }
-        let buffered = buffer.items.pop_front_if(|item| item.is_continued());
-        let mut requests = self.requests.lock();
-        let queued = requests.take_if(request, Item::is_continued);
-        let taken = [&buffered, &queued].map(|item| match item {
-            Some(Item::Part(part)) => (part.place.is_last, part.cost),
-            _ => (false, 0),
-        });
-        let has_ended = taken.iter().any(|(is_last, _)| *is_last);
-        let skipped = if has_ended { None } else { requests.skip_rest(request) };
-        let withheld = if has_ended { 0 } else { requests.take_withheld(request) };
-        drop(requests);
-        drop(skipped);
-        buffer.unflushed += withheld + taken.iter().map(|(_, cost)| cost).sum::<usize>();
     }
 
     /// Opens a request. Returns its number.
@@ -259,109 +228,12 @@ impl PendingTable {
         Ok(None)
     }
 
-    /// Adds a piece to its message. Returns the message, or what is left of it, if that was its
-    /// last piece; a part of the message if the reader is its owner and takes the parts one by one.
-    fn add_piece(
-        &self,
-        mut requests: MutexGuard<'_, Requests<Item>>,
-        frame: Frame<'_>,
-        (reply, is_stream): (ReplyHeader, bool),
-        own: u64,
-        buffers: &Arc<BufferPool>,
-    ) -> Result<Option<Item>> {
-        let (header, request) = (reply.header, reply.header.request);
-        let (len, is_last) = (frame.payload().len(), header.flags & flags::MORE == 0);
-        let mut assembler = requests.take_assembler(request);
-        let reading = requests.reading(request).map(|reading| {
-            reading.skips_rest &= Assembler::is_continued(header);
-            *reading
-        });
-        let reading = reading.unwrap_or_default();
-        let is_passed = request == own && reading.is_in_pieces && assembler.has_no_bytes();
-        if is_passed || reading.skips_rest {
-            let is_first = assembler.pass(header, len, self.max_message)?;
-            requests.put_assembler(request, assembler);
-            if reading.skips_rest {
-                drop(frame);
-                return Ok(self.skipped(requests, reply, is_last));
-            }
-            if ends_call(reply, is_stream) {
-                requests.drop_request(request);
-            }
-            drop(requests);
-            let body = Body::keep(frame);
-            return Ok(Some(reply.part(body, reply.cost(), is_stream, is_first)));
-        }
-        // Copied without the lock: a long piece would keep others from sending.
-        drop(requests);
-        let expected = as_usize(header.aux).min(self.max_message);
-        let buffer = || buffers.buffer(expected);
-        let message = assembler.add(header, frame.payload(), self.max_message, buffer)?;
-        let mut requests = self.requests.lock();
-        let Some(message) = message else {
-            if is_skipped(&mut requests, request, assembler.is_whole_so_far()) {
-                requests.put_assembler(request, assembler);
-                let skipped = requests.skip_rest(request);
-                let none = self.skipped(requests, reply, false);
-                drop(skipped);
-                return Ok(none);
-            }
-            let is_owned = requests.put_assembler(request, assembler);
-            // Only chunks take credit, so that nothing else gives any.
-            let is_credited = reply.is_chunk() && !requests.withhold(request, reply.cost());
-            let part = if request == own { requests.take_part(request) } else { None };
-            drop(requests);
-            if !is_owned {
-                self.counters.late_frames.fetch_add(1, Ordering::Relaxed);
-            } else if is_credited {
-                // It has left the ring, and the cap on messages bounds what it adds to: the
-                // worker may send the next piece.
-                self.update_credit(request, reply.cost(), true);
-            }
-            if request != own {
-                // From now on its owner looks here first.
-                self.has_ever_pushed.store(1, Ordering::Relaxed);
-            }
-            return Ok(part.map(|part| part_of(part, is_stream, buffers)));
-        };
-        let withheld = if reply.is_chunk() { requests.take_withheld(request) } else { 0 };
-        if request == own && ends_call(reply, is_stream) {
-            requests.drop_request(request);
-        }
-        drop(requests);
-        let (is_whole, cost) = (message.is_whole(), reply.cost() + withheld);
-        let body = Body::Message(PooledBuffer::new(message.bytes, buffers));
-        Ok(Some(match is_whole {
-            true => reply.item(body, cost, is_stream),
-            false => reply.part(body, cost, is_stream, false),
-        }))
-    }
-
-    /// Counts a piece that no reader wants: the worker may send the next one.
-    fn skipped(
-        &self,
-        mut requests: MutexGuard<'_, Requests<Item>>,
-        reply: ReplyHeader,
-        is_last: bool,
-    ) -> Option<Item> {
-        let request = reply.header.request;
-        let cost = reply.is_chunk().then(|| reply.cost() + requests.take_withheld(request));
-        if is_last && let Some(reading) = requests.reading(request) {
-            reading.skips_rest = false;
-        }
-        drop(requests);
-        if let Some(cost) = cost {
-            self.update_credit(request, cost, true);
-        }
-        None
-    }
-
     /// Puts an item into the table for the owner of its request.
     fn give(&self, reply: ReplyHeader, item: Item, tell: impl FnOnce(Option<Waiter>)) {
         let request = reply.header.request;
         let mut requests = self.requests.lock();
         if let Item::Part(part) = &item
-            && is_skipped(&mut requests, request, part.place.is_first)
+            && requests.is_skipped(request, part.place.is_first)
         {
             // Its reader was dropped meanwhile.
             if let Some(reading) = requests.reading(request) {
@@ -422,7 +294,7 @@ impl PendingTable {
         let mut requests = self.requests.lock();
         let item = requests.take(request);
         if item.is_none() {
-            return part_in_table(requests, request, false, buffers);
+            return Self::part_in_table(requests, request, false, buffers);
         }
         if !requests.is_running(request) {
             requests.drop_request(request);
@@ -440,7 +312,7 @@ impl PendingTable {
         let mut requests = self.requests.lock();
         requests.take_all(request, &mut buffer.items);
         if buffer.items.is_empty() {
-            buffer.items.extend(part_in_table(requests, request, true, buffers));
+            buffer.items.extend(Self::part_in_table(requests, request, true, buffers));
         }
         !buffer.items.is_empty()
     }
@@ -481,14 +353,6 @@ impl PendingTable {
     /// Takes the waiter of a request, to be woken.
     pub(super) fn take_waiter(&self, request: u64) -> Option<Waiter> {
         self.requests.lock().take_waiter(request)
-    }
-
-    /// Takes the waiter of a request, if that takes messages piece by piece and one has come.
-    #[cold]
-    fn take_waiter_for_part(&self, request: u64) -> Option<Waiter> {
-        let mut requests = self.requests.lock();
-        requests.reading(request).filter(|reading| reading.is_in_pieces)?;
-        requests.take_waiter(request)
     }
 
     /// Forgets the waiter of a request, and those of requests that were dropped meanwhile.
@@ -567,37 +431,6 @@ impl PendingTable {
     pub(super) fn requests(&self) -> MutexGuard<'_, Requests<Item>> {
         self.requests.lock()
     }
-}
-
-/// Whether the owner has dropped the rest of this message while the pieces of it were copied. A
-/// message that is whole is another one, of which it has got nothing.
-fn is_skipped(requests: &mut Requests<Item>, request: u64, is_whole: bool) -> bool {
-    let Some(reading) = requests.reading(request) else { return false };
-    reading.skips_rest &= !is_whole;
-    reading.skips_rest
-}
-
-/// Takes the part that was collected of a message, if its owner takes the parts one by one.
-#[inline(never)]
-fn part_in_table(
-    mut requests: MutexGuard<'_, Requests<Item>>,
-    request: u64,
-    is_stream: bool,
-    buffers: &Arc<BufferPool>,
-) -> Option<Item> {
-    let part = requests.take_part(request);
-    drop(requests);
-    part.map(|part| part_of(part, is_stream, buffers))
-}
-
-/// The item for a part that was collected, with whether it begins its message and its cost.
-fn part_of(
-    (part, is_first, cost): (Message, bool, usize),
-    is_stream: bool,
-    buffers: &Arc<BufferPool>,
-) -> Item {
-    let reply = ReplyHeader { header: part.header, kind: Kind::from_code(part.header.kind) };
-    reply.part(Body::Message(PooledBuffer::new(part.bytes, buffers)), cost, is_stream, is_first)
 }
 
 /// Whether a frame that its owner reads ends its request. A stream's owner may have yet to

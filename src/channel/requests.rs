@@ -17,13 +17,16 @@
 //! A frame for a dropped request is late, a frame for an id that is in no entry is unknown. Both
 //! are counted and dropped.
 
+mod pieces;
+
 use std::collections::VecDeque;
 
 use crate::channel::counters::Tally;
 use crate::channel::stats::Stats;
+use crate::channel::stream_credit::StreamCredit;
 use crate::channel::waiter::Waiter;
 use crate::error::{Error, ErrorKind, Result};
-use crate::protocol::assembler::{Assembler, Message};
+use crate::protocol::assembler::Assembler;
 use crate::shm::layout::{as_u64, as_usize, request_entry};
 
 /// The requests; `T` is what frames become on their way to the owner.
@@ -63,14 +66,7 @@ struct Entry<T> {
     queue: VecDeque<T>,
     assembler: Assembler,
     waiter: Option<Waiter>,
-    /// Bytes of slots of a stream's chunks: that came, that were consumed, and that the worker
-    /// was told of as consumed.
-    received: u64,
-    consumed: u64,
-    credited: u64,
-    /// Bytes of slots of pieces that came while something was unread: neither consumed yet
-    /// nor part of an item.
-    withheld: u64,
+    credit: StreamCredit,
 }
 
 /// How the owner of a request takes messages that are longer than a frame.
@@ -118,10 +114,7 @@ impl<T> Requests<T> {
             queue: VecDeque::new(),
             assembler: Assembler::default(),
             waiter: None,
-            received: 0,
-            consumed: 0,
-            credited: 0,
-            withheld: 0,
+            credit: StreamCredit::default(),
         };
         Self {
             entries: (0..entries).map(|_| entry()).collect(),
@@ -154,12 +147,9 @@ impl<T> Requests<T> {
                 entry.is_finished = false;
                 entry.is_parked = false;
                 entry.is_ready = false;
-                entry.received = 0;
-                entry.consumed = 0;
-                entry.withheld = 0;
                 self.used += 1;
                 self.tally.streams += u64::from(is_stream);
-                return Ok((request, std::mem::take(&mut entry.credited)));
+                return Ok((request, entry.credit.begin()));
             }
             self.tally.skip();
         }
@@ -290,57 +280,10 @@ impl<T> Requests<T> {
         self.entry(request).is_none_or(|entry| !entry.queue.is_empty())
     }
 
-    /// Returns how the owner takes long messages; `None` if there is no such request.
-    pub(crate) fn reading(&mut self, request: u64) -> Option<&mut Reading> {
-        let entry = self.entry(request)?;
-        if entry.reading.request != request {
-            // That of an earlier request of the entry.
-            entry.reading = Reading { request, ..Reading::default() };
-        }
-        Some(&mut entry.reading)
-    }
-
-    /// Takes the part that was collected of a message which is not whole, for an owner that takes
-    /// the pieces one by one; with whether the part begins the message, and the bytes of slots
-    /// that were withheld.
-    pub(crate) fn take_part(&mut self, request: u64) -> Option<(Message, bool, usize)> {
-        self.reading(request).filter(|reading| reading.is_in_pieces && !reading.skips_rest)?;
-        let entry = self.entry(request).filter(|entry| entry.queue.is_empty())?;
-        let (part, is_first) = entry.assembler.take_bytes()?;
-        Some((part, is_first, as_usize(std::mem::take(&mut entry.withheld))))
-    }
-
-    /// Drops the rest of a message when it comes. Returns what has come of it.
-    pub(crate) fn skip_rest(&mut self, request: u64) -> Option<Message> {
-        self.reading(request)?.skips_rest = true;
-        let (part, _) = self.entry(request)?.assembler.take_bytes()?;
-        Some(part)
-    }
-
     /// Takes what comes next for this request if `is_wanted` says so.
     pub(crate) fn take_if(&mut self, request: u64, is_wanted: impl Fn(&T) -> bool) -> Option<T> {
         let entry = self.entry(request)?;
         if entry.queue.front().is_some_and(is_wanted) { entry.queue.pop_front() } else { None }
-    }
-
-    /// Takes what has come of a message that will not become whole.
-    pub(crate) fn take_cut_off(&mut self, request: u64) -> Assembler {
-        let entry = self.entry(request).filter(|entry| !entry.assembler.is_empty());
-        let Some(entry) = entry else { return Assembler::default() };
-        entry.reading.skips_rest = false;
-        std::mem::take(&mut entry.assembler)
-    }
-
-    /// Takes what has come of a message in pieces.
-    pub(crate) fn take_assembler(&mut self, request: u64) -> Assembler {
-        self.entry(request).map(|entry| std::mem::take(&mut entry.assembler)).unwrap_or_default()
-    }
-
-    /// Keeps what has come of a message until there is more. Returns false if its owner has
-    /// dropped the request.
-    pub(crate) fn put_assembler(&mut self, request: u64, assembler: Assembler) -> bool {
-        let entry = self.entry(request).filter(|entry| entry.is_owned);
-        entry.map(|entry| entry.assembler = assembler).is_some()
     }
 
     /// Registers a waiter, unless an item is there already. Returns whether it was registered.
@@ -441,32 +384,18 @@ impl<T> Requests<T> {
         self.drop_request(request);
     }
 
-    /// Counts bytes of a stream as consumed. Returns the sum if the worker should be told: see
-    /// "Credit" in `docs/ARCHITECTURE.md`.
+    /// Counts bytes of a stream as consumed. Returns the sum if the worker should be told.
     pub(crate) fn add_consumed(
         &mut self,
         request: u64,
         bytes: usize,
         is_about_to_wait: bool,
     ) -> Option<u64> {
-        let quarter = (self.window / 4).max(1);
-        let entry = self.entry(request)?;
-        if is_about_to_wait {
-            // All before it was taken: without its next piece a message never ends.
-            entry.consumed = entry.consumed.wrapping_add(std::mem::take(&mut entry.withheld));
-        }
-        entry.consumed = entry.consumed.wrapping_add(as_u64(bytes));
-        let uncredited = entry.consumed.wrapping_sub(entry.credited);
-        if uncredited < if is_about_to_wait { 1 } else { quarter } {
-            return None;
-        }
-        entry.credited = entry.consumed;
-        Some(entry.consumed)
+        let window = self.window;
+        self.entry(request)?.credit.add_consumed(as_u64(bytes), is_about_to_wait, window)
     }
 
-    /// Counts a chunk's slot as received. False if the worker had no credit for it: it
-    /// waits until `received + bytes - window` is credited, or for a chunk that is longer
-    /// than the window until all before it is.
+    /// Counts a chunk's slot as received. False if the worker had no credit for it.
     pub(crate) fn spend_credit(&mut self, request: u64, bytes: usize) -> bool {
         self.spend_all(request, as_u64(bytes))
             || self.spend_credits(request, std::iter::once(as_u64(bytes))) == 1
@@ -477,14 +406,7 @@ impl<T> Requests<T> {
     #[inline]
     pub(crate) fn spend_all(&mut self, request: u64, bytes: u64) -> bool {
         let window = self.window;
-        let Some(entry) = self.entry(request) else { return false };
-        let received = entry.received.wrapping_add(bytes);
-        // The last chunk needs the most credit.
-        let is_covered = bytes <= window && entry.credited >= received.saturating_sub(window);
-        if is_covered {
-            entry.received = received;
-        }
-        is_covered
+        self.entry(request).is_some_and(|entry| entry.credit.spend_all(bytes, window))
     }
 
     /// Counts chunks in a row as [`Requests::spend_credit`] does, up to the first that the worker had
@@ -495,32 +417,7 @@ impl<T> Requests<T> {
         costs: impl Iterator<Item = u64>,
     ) -> usize {
         let window = self.window;
-        let Some(entry) = self.entry(request) else { return 0 };
-        let (credited, mut received) = (entry.credited, entry.received);
-        let mut is_covered = |bytes: u64| {
-            let before = received;
-            received = before.wrapping_add(bytes);
-            credited >= if bytes > window { before } else { received.saturating_sub(window) }
-        };
-        let covered = costs.take_while(|bytes| is_covered(*bytes)).count();
-        entry.received = received;
-        covered
-    }
-
-    /// Whether a piece of a chunk must not be credited yet. It has left the ring, but while
-    /// its stream has something unread, whole messages would pile up behind that. It is
-    /// credited with its message, or when the reader waits for more.
-    pub(crate) fn withhold(&mut self, request: u64, bytes: usize) -> bool {
-        let Some(entry) = self.entry(request).filter(|entry| !entry.queue.is_empty()) else {
-            return false;
-        };
-        entry.withheld = entry.withheld.wrapping_add(as_u64(bytes));
-        true
-    }
-
-    /// What the pieces of a message that is whole add to its cost.
-    pub(crate) fn take_withheld(&mut self, request: u64) -> usize {
-        self.entry(request).map_or(0, |entry| as_usize(std::mem::take(&mut entry.withheld)))
+        self.entry(request).map_or(0, |entry| entry.credit.spend_each(costs, window))
     }
 
     /// Whether the request's last frame has not come yet.
