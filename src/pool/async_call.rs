@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::attempts::{Attempts, Destination};
-use super::role::{Permit, Return, RoleRef};
+use super::permit::{Permit, Return};
+use super::role::RoleRef;
 use crate::channel::Observer;
 use crate::channel::Reply;
 use crate::error::{Error, Result};

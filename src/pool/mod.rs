@@ -110,6 +110,7 @@ mod metrics;
 #[cfg(feature = "async")]
 mod overflow;
 mod pending;
+mod permit;
 #[cfg_attr(
     not(feature = "async"),
     allow(dead_code, unreachable_pub, reason = "backends need `async`")

@@ -1,12 +1,14 @@
 //! A role of a pool, as its requests and its workers' threads share it.
 
+mod requests;
+
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use super::cancels::Cancels;
 use super::closing::Ended;
-use super::core::{Deed, Deeds, Placed, RoleCore};
+use super::core::{Deed, Deeds, RoleCore};
 use super::events::{Event, EventKind, Readers};
 use super::executor::Executor;
 use super::metrics::{Counters, Loss};
@@ -14,23 +16,19 @@ use super::metrics::{Counters, Loss};
 use super::overflow::Overflow;
 #[cfg(feature = "async")]
 use super::room::Room;
-use super::scheduler::{
-    Asked, Attempt, Death, Ending, Grant, History, Note, Random, Reason, Refusal, Scheduler,
-    Ticket, Verdict, WorkerId,
-};
-use super::seat::{Seat, Told};
+use super::scheduler::{Death, Note, Random, Scheduler, WorkerId};
+use super::seat::Seat;
 use super::settings::Role;
 use super::starts::Starts;
 use super::ticker::Ticker;
 use super::worker::Worker;
 use crate::channel::Channel;
-use crate::error::{Error, ErrorKind, Overload};
-use crate::id::RequestId;
+use crate::error::{Error, Overload};
 use crate::protocol::Kind;
 use crate::status_page;
+use crate::sync::Counter;
 use crate::sync::plain::Mutex;
-use crate::sync::{Counter, Ordering};
-use crate::sys::clock::{Deadline, now_ns};
+use crate::sys::clock::now_ns;
 use crate::sys::{activity, fork};
 
 /// What the roles of a pool share.
@@ -82,105 +80,6 @@ pub(super) struct RoleShared {
 pub(super) trait RoleRef: Deref<Target = RoleShared> + Clone {}
 
 impl<R: Deref<Target = RoleShared> + Clone> RoleRef for R {}
-
-/// A worker that a request has. It is given back when this is dropped.
-#[derive(Debug)]
-pub(super) struct Permit<R: RoleRef> {
-    role: R,
-    pub(super) worker: Arc<Worker>,
-    grant: Grant,
-    ending: Ending,
-    /// When it was granted.
-    since: u64,
-    /// Set while a task sends the request in parts: the task may be dropped after any of them.
-    pub(super) return_by: Return,
-}
-
-/// What gives a worker back that a request has.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Return {
-    /// The permit's end.
-    Caller,
-    /// The worker's thread, when the worker is done with this request: it may be at it for longer
-    /// than its caller waits.
-    Worker(RequestId),
-    /// It was given back.
-    Done,
-}
-
-impl<R: RoleRef> Permit<R> {
-    /// What a request has got without a wait.
-    #[inline]
-    pub(super) fn at_once(role: R, grant: Grant, worker: Arc<Worker>, now: u64) -> Self {
-        role.metrics.note_wait(0);
-        Self::new(role, grant, worker, now)
-    }
-
-    #[inline]
-    pub(super) fn new(role: R, grant: Grant, worker: Arc<Worker>, since: u64) -> Self {
-        Self { role, worker, grant, ending: Ending::Over, since, return_by: Return::Caller }
-    }
-
-    pub(super) fn is_alone(&self) -> bool {
-        self.grant.is_alone
-    }
-
-    /// How long the request has had the worker, in nanoseconds.
-    pub(super) fn held_ns(&self) -> u64 {
-        now_ns().saturating_sub(self.since)
-    }
-
-    /// Gives the worker back when it is done with a request that no caller waits for any more: it may
-    /// be stuck in it, and must not look free.
-    pub(super) fn linger(mut self, request: RequestId) {
-        self.set_lingering(Some(request));
-    }
-
-    /// Whether the worker is at a request, which its caller may give up by dropping this.
-    pub(super) fn set_lingering(&mut self, request: Option<RequestId>) {
-        self.return_by = request.map_or(Return::Caller, Return::Worker);
-    }
-
-    /// The worker has died with the request. Gives the worker back, and decides what becomes of the
-    /// request. If it is sent again, it asks for a worker at once: a close of the pool waits for that.
-    pub(super) fn end_dead(mut self, history: &mut History, attempt: Attempt) -> Verdict {
-        self.return_by = Return::Done;
-        if fork::is_forked_child() {
-            return Verdict::Over(Reason::NotIdempotent);
-        }
-        let (now, grant) = (now_ns(), self.grant);
-        self.role.metrics.note_service(now.saturating_sub(self.since));
-        self.role.change(|scheduler| scheduler.end_dead(now, grant, history, attempt))
-    }
-
-    /// The worker is of no use any more.
-    pub(super) fn note_dead(&mut self) {
-        self.role.note_dead(self.grant.worker);
-        self.ending = Ending::WorkerDied;
-        self.set_lingering(None);
-        self.worker.look();
-    }
-}
-
-impl<R: RoleRef> Drop for Permit<R> {
-    #[inline]
-    fn drop(&mut self) {
-        // In a forked child the pool is the parent's, and a thread may hold its locks for ever.
-        if fork::is_forked_child() {
-            return;
-        }
-        let is_left = match self.return_by {
-            Return::Caller => false,
-            Return::Worker(request) => self.worker.linger(request, self.grant),
-            Return::Done => return,
-        };
-        let now = now_ns();
-        self.role.metrics.note_service(now.saturating_sub(self.since));
-        if !is_left {
-            self.role.finish(now, self.grant, self.ending);
-        }
-    }
-}
 
 impl RoleShared {
     pub(super) fn new(name: String, settings: Role, pool: PoolShared) -> Arc<Self> {
@@ -271,84 +170,10 @@ impl RoleShared {
         self.note_if_over();
     }
 
-    /// The number of the next request.
-    #[inline]
-    pub(super) fn next_number(&self) -> u64 {
-        self.numbers.fetch_add(1, Ordering::Relaxed) + 1
-    }
-
-    /// Asks for a worker for a request: for its first attempt without a history.
-    #[inline]
-    pub(super) fn ask(&self, asked: Asked, history: Option<&History>, now: u64) -> Placed<Worker> {
-        let (placed, deeds) = match history {
-            None => self.core.admit(now, asked),
-            Some(history) => self.core.admit_again(now, asked, history),
-        };
-        self.perform(deeds);
-        placed
-    }
-
-    /// As [`RoleShared::ask`], for a request that other workers have not begun.
-    #[cfg(feature = "async")]
-    pub(super) fn ask_back(
-        &self,
-        asked: Asked,
-        from: (Option<u64>, bool),
-        history: &History,
-        now: u64,
-    ) -> Placed<Worker> {
-        let (placed, deeds) = self.core.admit_back(now, asked, from, history);
-        self.perform(deeds);
-        placed
-    }
-
-    /// A request has ended at other workers.
-    #[cfg(feature = "async")]
-    pub(super) fn end_away(&self) {
-        self.change(|scheduler| scheduler.end_away(now_ns()));
-    }
-
     /// Whether workers are ended without giving them time.
     #[cfg(feature = "async")]
     pub(super) fn is_urgent(&self) -> bool {
         self.is_urgent.get().is_some()
-    }
-
-    /// A request gives its worker back.
-    #[inline]
-    pub(super) fn finish(&self, now: u64, grant: Grant, ending: Ending) {
-        let deeds = self.core.finish(now, grant, ending);
-        self.perform(deeds);
-    }
-
-    /// Blocks until a request is told what becomes of it, or until the deadline.
-    #[cold]
-    pub(super) fn wait(
-        &self,
-        ticket: Ticket,
-        seat: &Seat<Worker>,
-        deadline: Deadline,
-    ) -> Option<Told<Worker>> {
-        let (told, deeds) = self.core.wait(ticket, seat, deadline);
-        self.perform(deeds);
-        told
-    }
-
-    /// A request stops waiting. Returns what it was told meanwhile.
-    pub(super) fn leave(&self, ticket: Ticket, seat: &Seat<Worker>) -> Option<Told<Worker>> {
-        let (has_left, deeds) = self.core.leave(now_ns(), ticket);
-        self.perform(deeds);
-        // Another thread has told it, or is about to, and then gives the place back.
-        if has_left { None } else { seat.abandon() }
-    }
-
-    /// Ends the wait of a request that was cancelled, if it waits in the queue.
-    pub(super) fn cancel_wait(&self, ticket: Ticket, seat: &Seat<Worker>) {
-        let (has_left, deeds) = self.core.leave(now_ns(), ticket);
-        self.perform(deeds);
-        if has_left {
-            drop(seat.tell(Told::Cancelled));
-        }
     }
 
     /// Changes what the scheduler knows, and does what follows.
@@ -400,7 +225,7 @@ impl RoleShared {
     }
 
     /// A request has found a worker dead, whose thread tells of its end, or has told.
-    fn note_dead(&self, worker: WorkerId) {
+    pub(super) fn note_dead(&self, worker: WorkerId) {
         if fork::is_forked_child() {
             return;
         }
@@ -543,55 +368,12 @@ impl RoleShared {
     pub(super) fn guard<T>(&self, body: impl FnOnce() -> T) -> Option<T> {
         self.pool.readers.guard(&self.name, body)
     }
-
-    #[cold]
-    pub(super) fn waited_too_long(&self) -> Error {
-        let (overload, serving) =
-            self.change(|scheduler| (scheduler.overload(now_ns()), scheduler.serving()));
-        let message = format!(
-            "role {}: no worker had a place until the deadline ({} others wait, {} are with workers, \
-             and {serving} workers serve)",
-            self.name, overload.queued, overload.in_flight
-        );
-        let last = self.last_failure.lock().clone();
-        with_failure(ErrorKind::QueueTimeout, message, last.filter(|_| serving == 0))
-    }
-
-    #[cold]
-    pub(super) fn refused(&self, why: Refusal) -> Error {
-        let role = &self.name;
-        match why {
-            Refusal::Overloaded(overload) => Error::overloaded(role, public(overload)),
-            Refusal::Closed => {
-                Error::new(ErrorKind::Closed, format!("role {role}: the pool is closed"))
-                    .with_begun(false)
-            }
-            Refusal::Degraded => {
-                let message = format!("role {role} is degraded: its workers fail");
-                with_failure(ErrorKind::Degraded, message, self.last_failure.lock().clone())
-            }
-        }
-    }
 }
 
 impl Drop for RoleShared {
     fn drop(&mut self) {
         status_page::remove(self);
     }
-}
-
-/// The error of a request that was not begun as there is no worker: with what ended the last one, if
-/// that is known.
-fn with_failure(kind: ErrorKind, message: String, last: Option<Error>) -> Error {
-    let error = match last {
-        Some(last) => {
-            let tail = last.log_tail().map(str::to_owned);
-            let message = format!("{message}; the last failure: {last}");
-            Error::with_source(kind, message, last).with_log_tail(tail)
-        }
-        None => Error::new(kind, message),
-    };
-    error.with_begun(false)
 }
 
 /// The load of a role in a forked child, in which nothing is sent.

@@ -3,7 +3,8 @@
 use super::attempts::{Attempts, Destination};
 #[cfg(feature = "async")]
 use super::overflow::ChunksElsewhere;
-use super::role::{Permit, RoleShared};
+use super::permit::Permit;
+use super::role::RoleShared;
 #[cfg(feature = "async")]
 use crate::channel::Progress;
 use crate::channel::{Reply, Stream, StreamDeadlines, StreamTimeouts};

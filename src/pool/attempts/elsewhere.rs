@@ -188,7 +188,8 @@ mod tests {
     use crate::channel::{Reply, StreamTimeouts};
     use crate::pool::attempts::failed::Dead;
     use crate::pool::overflow::block_on;
-    use crate::pool::role::{Permit, RoleShared};
+    use crate::pool::permit::Permit;
+    use crate::pool::role::RoleShared;
     use crate::pool::scheduler::{Grant, Priority, WorkerId};
     use crate::pool::{Pool, Role};
     use crate::protocol::{Health, Kind};

@@ -5,7 +5,8 @@ use crate::error::{Error, Result};
 use crate::pool::core::Placed;
 #[cfg(feature = "async")]
 use crate::pool::departure::Departure;
-use crate::pool::role::{Permit, RoleRef};
+use crate::pool::permit::Permit;
+use crate::pool::role::RoleRef;
 use crate::pool::scheduler::Refusal;
 use crate::pool::seat::Told;
 use crate::pool::task_wait::{self, Wait};
