@@ -62,10 +62,7 @@ impl Backend for AsyncRoleHandle {
         timeouts: StreamTimeouts,
     ) -> BoxFuture<'static, Result<BoxChunks>> {
         let stream = stream(self.clone(), request, timeouts);
-        Box::pin(async {
-            let chunks: BoxChunks = Box::pin(stream.await?);
-            Ok(chunks)
-        })
+        Box::pin(async { Ok(Box::pin(stream.await?) as BoxChunks) })
     }
 
     fn stream_in_batches(
@@ -74,10 +71,7 @@ impl Backend for AsyncRoleHandle {
         timeouts: StreamTimeouts,
     ) -> BoxFuture<'static, Result<BoxBatchChunks>> {
         let stream = stream(self.clone(), request, timeouts);
-        Box::pin(async {
-            let batches: BoxBatchChunks = Box::pin(stream.await?);
-            Ok(batches)
-        })
+        Box::pin(async { Ok(Box::pin(stream.await?) as BoxBatchChunks) })
     }
 
     fn block(&self, wait: &mut dyn FnMut()) -> Result<()> {
