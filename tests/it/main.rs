@@ -37,6 +37,7 @@ mod inherited;
 mod inspected;
 #[cfg(feature = "testing")]
 mod interleaved;
+mod interrupts;
 mod limits;
 #[cfg(feature = "named")]
 mod named;
