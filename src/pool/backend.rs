@@ -62,7 +62,7 @@ impl Backend for AsyncRoleHandle {
         timeouts: StreamTimeouts,
     ) -> BoxFuture<'static, Result<BoxChunks>> {
         let stream = stream(self.clone(), request, timeouts);
-        Box::pin(async { Ok(Box::pin(stream.await?) as BoxChunks) })
+        Box::pin(async { Ok::<BoxChunks, _>(Box::pin(stream.await?)) })
     }
 
     fn stream_in_batches(
@@ -71,7 +71,7 @@ impl Backend for AsyncRoleHandle {
         timeouts: StreamTimeouts,
     ) -> BoxFuture<'static, Result<BoxBatchChunks>> {
         let stream = stream(self.clone(), request, timeouts);
-        Box::pin(async { Ok(Box::pin(stream.await?) as BoxBatchChunks) })
+        Box::pin(async { Ok::<BoxBatchChunks, _>(Box::pin(stream.await?)) })
     }
 
     fn block(&self, wait: &mut dyn FnMut()) -> Result<()> {
