@@ -57,6 +57,14 @@ impl Scene {
         issued.der().to_vec()
     }
 
+    /// A certificate that is valid until this day, and in use on the tenth.
+    fn in_use_until(day_of_end: u32) -> (Self, Vec<u8>, Reload<Identity>) {
+        let scene = Self::new();
+        let certificate = scene.issue(0, day_of_end);
+        let reload = scene.reload(day(10));
+        (scene, certificate, reload)
+    }
+
     fn reload(&self, now: UnixTime) -> Reload<Identity> {
         Reload::new_at(self.files(), Ok, now).unwrap()
     }
@@ -68,87 +76,78 @@ impl Drop for Scene {
     }
 }
 
-fn used(reload: &Reload<Identity>) -> Vec<u8> {
-    reload.current().certificate.cert[0].to_vec()
-}
+/// Which certificate is used, and what is wrong with the files.
+type State = (Vec<u8>, Option<&'static str>);
 
-fn problem(reload: &Reload<Identity>) -> Option<&'static str> {
-    reload.last_error().map(|error| match error.problem() {
+fn state(reload: &Reload<Identity>) -> State {
+    let problem = reload.last_error().map(|error| match error.problem() {
         IdentityProblem::Expired(_) => "expired",
         IdentityProblem::NotYetValid(_) => "not yet",
         _ => "other",
-    })
+    });
+    (reload.current().certificate.cert[0].to_vec(), problem)
+}
+
+/// The state after a look on this day that has found something wrong.
+fn look_in_vain(reload: &Reload<Identity>, on: u64) -> State {
+    reload.look_at(day(on)).unwrap_err();
+    state(reload)
 }
 
 #[test]
 fn an_expired_certificate_is_used_only_if_the_old_one_has_expired_too() {
-    let scene = Scene::new();
-    let old = scene.issue(0, 20);
-    let reload = scene.reload(day(10));
+    let (scene, old, reload) = Scene::in_use_until(20);
     let expired = scene.issue(0, 9);
     for _ in 0..2 {
-        reload.look_at(day(10)).unwrap_err();
-        assert_eq!((used(&reload), problem(&reload)), (old.clone(), Some("expired")));
+        assert_eq!(look_in_vain(&reload, 10), (old.clone(), Some("expired")));
     }
     // Nothing is any better, and the files are what was asked for.
-    reload.look_at(day(21)).unwrap_err();
-    assert_eq!((used(&reload), problem(&reload)), (expired, Some("expired")));
+    assert_eq!(look_in_vain(&reload, 21), (expired, Some("expired")));
     let new = scene.issue(20, 40);
     assert!(reload.look_at(day(22)).unwrap());
-    assert_eq!((used(&reload), problem(&reload)), (new, None));
+    assert_eq!(state(&reload), (new, None));
 }
 
 #[test]
 fn a_certificate_of_later_is_used_once_it_is_valid() {
-    let scene = Scene::new();
-    let old = scene.issue(0, 40);
-    let reload = scene.reload(day(10));
+    let (scene, old, reload) = Scene::in_use_until(40);
     let new = scene.issue(20, 40);
-    reload.look_at(day(10)).unwrap_err();
-    assert_eq!((used(&reload), problem(&reload)), (old, Some("not yet")));
+    assert_eq!(look_in_vain(&reload, 10), (old, Some("not yet")));
     // The files have not changed.
     assert!(reload.look_at(day(20)).unwrap());
-    assert_eq!((used(&reload), problem(&reload)), (new, None));
+    assert_eq!(state(&reload), (new, None));
     assert!(!reload.look_at(day(20)).unwrap());
     // The clock is set back, and forward again.
-    reload.look_at(day(10)).unwrap_err();
-    assert_eq!(problem(&reload), Some("not yet"));
+    assert_eq!(look_in_vain(&reload, 10).1, Some("not yet"));
     assert!(!reload.look_at(day(20)).unwrap());
-    assert_eq!(problem(&reload), None);
+    assert_eq!(state(&reload).1, None);
 }
 
 #[test]
 fn a_certificate_that_expires_in_use_is_told_of() {
-    let scene = Scene::new();
-    let only = scene.issue(0, 20);
-    let reload = scene.reload(day(10));
+    let (scene, only, reload) = Scene::in_use_until(20);
     assert!(!reload.look_at(day(20)).unwrap());
-    reload.look_at(day(21)).unwrap_err();
-    assert_eq!((used(&reload), problem(&reload)), (only.clone(), Some("expired")));
+    assert_eq!(look_in_vain(&reload, 21), (only.clone(), Some("expired")));
     // So is one that has expired at the start: the clock may be wrong.
     let reload = scene.reload(day(21));
-    assert_eq!((used(&reload), problem(&reload)), (only, Some("expired")));
+    assert_eq!(state(&reload), (only, Some("expired")));
 }
 
 #[test]
 fn an_authority_goes_although_the_new_certificate_has_expired() {
-    let scene = Scene::new();
-    let old = scene.issue(0, 20);
-    let reload = scene.reload(day(10));
+    let (scene, old, reload) = Scene::in_use_until(20);
     let before = reload.current();
     scene.issue(0, 9);
     fs::write(scene.files().authorities, Scene::new().authority.pem()).unwrap();
     reload.look_at(day(10)).unwrap_err();
     let now = reload.current();
-    assert_eq!(used(&reload), old);
+    assert_eq!(state(&reload).0, old);
     assert_ne!(now.authorities.roots, before.authorities.roots);
 }
 
 #[test]
 fn files_of_two_sets_are_not_looked_at_before_they_have_settled() {
-    let scene = Scene::new();
-    let old = scene.issue(0, 20);
-    let reload = scene.reload(day(10));
+    let (scene, old, reload) = Scene::in_use_until(20);
     let look = |before: Option<&Reading>| reload.look_if_settled(before, day(10));
     assert!(look(None).is_none(), "nothing has changed");
     let old_key = fs::read(scene.files().key).unwrap();
@@ -158,13 +157,13 @@ fn files_of_two_sets_are_not_looked_at_before_they_have_settled() {
     let half = look(None).unwrap();
     fs::write(scene.files().key, new_key).unwrap();
     let whole = look(Some(&half)).unwrap();
-    assert_eq!((used(&reload), problem(&reload)), (old, None));
+    assert_eq!(state(&reload), (old, None));
     assert!(look(Some(&whole)).is_none());
-    assert_eq!((used(&reload), problem(&reload)), (new.clone(), None));
+    assert_eq!(state(&reload), (new.clone(), None));
     // A file that is missing for a moment is no problem either, and one that stays away is.
     fs::remove_file(scene.files().key).unwrap();
     let missing = look(None).unwrap();
-    assert_eq!(problem(&reload), None);
+    assert_eq!(state(&reload).1, None);
     assert!(look(Some(&missing)).is_none());
-    assert_eq!((used(&reload), problem(&reload)), (new, Some("other")));
+    assert_eq!(state(&reload), (new, Some("other")));
 }

@@ -33,6 +33,11 @@ impl Scene {
         has_done.recv_timeout(LONG).expect("it hangs, or has panicked")
     }
 
+    /// As [`Scene::run`], as the task of a runtime that has no other thread.
+    fn run_task(&self, run: impl AsyncFnOnce(Discovery) + Send + 'static) {
+        self.run(|gateways| one_thread().block_on(run(gateways)));
+    }
+
     /// How many requests the gateway has had.
     fn requests(&self) -> u64 {
         let roles = self.rig.gateway.metrics().roles;
@@ -52,10 +57,18 @@ fn one_thread() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// A pool whose requests all go to the gateways. Its tasks are of the runtime that this runs on.
-fn pool_elsewhere(gateways: Discovery) -> Pool {
+/// A role whose requests all go to the gateways, and its pool. Its tasks are of the runtime that this runs
+/// on.
+fn role_elsewhere(gateways: Discovery) -> (Pool, RoleHandle) {
     let elsewhere = RemoteRole::builder("echo", gateways).build().unwrap();
-    Pool::builder().role("echo", Role::elsewhere(Arc::new(elsewhere))).build().unwrap()
+    let pool = Pool::builder().role("echo", Role::elsewhere(Arc::new(elsewhere))).build().unwrap();
+    let role = pool.role("echo").unwrap();
+    (pool, role)
+}
+
+/// The same, with tasks of this runtime.
+fn role_of(runtime: &Runtime, gateways: Discovery) -> (Pool, RoleHandle) {
+    runtime.block_on(async { role_elsewhere(gateways) })
 }
 
 fn many_threads(count: usize) -> Runtime {
@@ -64,6 +77,14 @@ fn many_threads(count: usize) -> Runtime {
 
 fn call(role: &RoleHandle) -> Result<String> {
     role.call(ECHO, "hello", LONG)?.text()
+}
+
+/// All ways to wait for a role.
+fn waits(role: &RoleHandle) {
+    assert_eq!(call(role).unwrap(), "hello");
+    let stream = role.stream(CHUNKS, "hello", StreamTimeouts::new()).unwrap();
+    assert_eq!(stream.map(|chunk| chunk.unwrap().len()).sum::<usize>(), 5);
+    assert_eq!(role.submit(ECHO, "hello", LONG).unwrap().wait().unwrap().len(), 5);
 }
 
 fn is_refused(error: &Error) {
@@ -79,44 +100,39 @@ fn is_shut_down(error: &Error) {
 #[test]
 fn a_thread_that_carries_the_role_alone_is_told_not_to_wait_for_it() {
     let scene = Scene::new();
-    scene.run(|gateways| {
-        one_thread().block_on(async {
-            let pool = pool_elsewhere(gateways);
-            let role = pool.role("echo").unwrap();
-            // Before its tasks have run, and while they do.
-            for _ in 0..2 {
-                is_refused(&call(&role).unwrap_err());
-                is_refused(&role.stream(CHUNKS, "hello", StreamTimeouts::new()).unwrap_err());
-                tokio::task::yield_now().await;
-            }
-            let pending = role.submit(HANG, "", LONG).unwrap();
-            let error = pending.wait().unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
-            assert_eq!(
-                role.to_async().call(ECHO, "hello", LONG).await.unwrap().text().unwrap(),
-                "hello"
-            );
-        });
+    scene.run_task(async |gateways| {
+        let (_pool, role) = role_elsewhere(gateways);
+        // Before its tasks have run, and while they do.
+        for _ in 0..2 {
+            is_refused(&call(&role).unwrap_err());
+            is_refused(&role.stream(CHUNKS, "hello", StreamTimeouts::new()).unwrap_err());
+            tokio::task::yield_now().await;
+        }
+        let pending = role.submit(HANG, "", LONG).unwrap();
+        let error = pending.wait().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        assert_eq!(
+            role.to_async().call(ECHO, "hello", LONG).await.unwrap().text().unwrap(),
+            "hello"
+        );
     });
 }
 
 #[test]
 fn a_thread_that_must_not_wait_elsewhere_waits_for_a_worker_here() {
     let scene = Scene::new();
-    scene.run(|gateways| {
-        one_thread().block_on(async {
-            let elsewhere = RemoteRole::builder("echo", gateways).build().unwrap();
-            until(|| slipring::backend::Backend::load(&elsewhere).is_ready).await;
-            let here = role(&Arc::default()).max_size(1).overflow(Arc::new(elsewhere));
-            let pool = Pool::builder().role("echo", here).build().unwrap();
-            let role = pool.role("echo").unwrap();
-            // The worker here has not started, so that there is a place elsewhere only.
-            assert_eq!(call(&role).unwrap(), "hello");
-            assert_eq!(
-                role.submit(ECHO, "hello", LONG).unwrap().wait().unwrap().text().unwrap(),
-                "hello"
-            );
-        });
+    scene.run_task(async |gateways| {
+        let elsewhere = RemoteRole::builder("echo", gateways).build().unwrap();
+        until(|| slipring::backend::Backend::load(&elsewhere).is_ready).await;
+        let here = role(&Arc::default()).max_size(1).overflow(Arc::new(elsewhere));
+        let pool = Pool::builder().role("echo", here).build().unwrap();
+        let role = pool.role("echo").unwrap();
+        // The worker here has not started, so that there is a place elsewhere only.
+        assert_eq!(call(&role).unwrap(), "hello");
+        assert_eq!(
+            role.submit(ECHO, "hello", LONG).unwrap().wait().unwrap().text().unwrap(),
+            "hello"
+        );
     });
     assert_eq!(scene.requests(), 0);
 }
@@ -124,21 +140,18 @@ fn a_thread_that_must_not_wait_elsewhere_waits_for_a_worker_here() {
 #[test]
 fn threads_beside_the_only_one_of_a_runtime_wait_for_its_roles() {
     let scene = Scene::new();
-    scene.run(|gateways| {
-        one_thread().block_on(async {
-            let blocking = |gateways: Discovery| {
-                tokio::task::spawn_blocking(move || {
-                    let pool = pool_elsewhere(gateways);
-                    let role = pool.role("echo").unwrap();
-                    assert_eq!(call(&role).unwrap(), "hello");
-                    (role, pool)
-                })
-            };
-            let (role, _pool) = blocking(gateways).await.unwrap();
-            let thread = std::thread::spawn(move || assert_eq!(call(&role).unwrap(), "hello"));
-            until(|| thread.is_finished()).await;
-            thread.join().unwrap();
-        });
+    scene.run_task(async |gateways| {
+        let blocking = |gateways: Discovery| {
+            tokio::task::spawn_blocking(move || {
+                let (pool, role) = role_elsewhere(gateways);
+                assert_eq!(call(&role).unwrap(), "hello");
+                (pool, role)
+            })
+        };
+        let (_pool, role) = blocking(gateways).await.unwrap();
+        let thread = std::thread::spawn(move || assert_eq!(call(&role).unwrap(), "hello"));
+        until(|| thread.is_finished()).await;
+        thread.join().unwrap();
     });
 }
 
@@ -146,37 +159,20 @@ fn threads_beside_the_only_one_of_a_runtime_wait_for_its_roles() {
 fn a_task_of_a_runtime_with_threads_waits_for_a_role_of_the_same() {
     let scene = Scene::new();
     scene.run(|gateways| {
-        let runtime = many_threads(1);
-        let all_at_once = async {
-            let pool = Arc::new(pool_elsewhere(gateways));
-            assert_eq!(call(&pool.role("echo").unwrap()).unwrap(), "hello");
+        many_threads(1).block_on(async {
+            let (_pool, role) = role_elsewhere(gateways);
+            waits(&role);
             let tasks: Vec<_> = (0..3)
                 .map(|_| {
-                    let role = pool.role("echo").unwrap();
-                    tokio::spawn(async move {
-                        assert_eq!(call(&role).unwrap(), "hello");
-                        let stream = role.stream(CHUNKS, "hello", StreamTimeouts::new()).unwrap();
-                        let chunks: Vec<_> = stream.map(|chunk| chunk.unwrap().text()).collect();
-                        assert_eq!(chunks.len(), 1);
-                        let pending = role.submit(ECHO, "hello", LONG).unwrap();
-                        assert_eq!(pending.wait().unwrap().text().unwrap(), "hello");
-                    })
+                    let role = role.clone();
+                    tokio::spawn(async move { waits(&role) })
                 })
                 .collect();
             for task in tasks {
                 task.await.unwrap();
             }
-        };
-        runtime.block_on(all_at_once);
+        });
     });
-}
-
-/// All ways to wait for a role.
-fn waits(role: &RoleHandle) {
-    assert_eq!(call(role).unwrap(), "hello");
-    let stream = role.stream(CHUNKS, "hello", StreamTimeouts::new()).unwrap();
-    assert_eq!(stream.map(|chunk| chunk.unwrap().len()).sum::<usize>(), 5);
-    assert_eq!(role.submit(ECHO, "hello", LONG).unwrap().wait().unwrap().len(), 5);
 }
 
 #[test]
@@ -185,11 +181,10 @@ fn a_task_of_a_local_set_waits_for_a_role() {
     scene.run(|gateways| {
         let (runtime, set) = (many_threads(1), LocalSet::new());
         let local = async {
-            let pool = pool_elsewhere(gateways);
-            let role = pool.role("echo").unwrap();
+            let (_pool, role) = role_elsewhere(gateways);
             waits(&role);
-            tokio::task::spawn_local(async move { waits(&role) }).await.unwrap();
-            let role = pool.role("echo").unwrap();
+            let of_set = role.clone();
+            tokio::task::spawn_local(async move { waits(&of_set) }).await.unwrap();
             // One in a task that a worker thread has set free for it.
             let inner = tokio::spawn(async move {
                 tokio::task::block_in_place(|| {
@@ -210,8 +205,7 @@ fn a_runtime_of_one_thread_waits_for_a_role_of_another_runtime() {
     let scene = Scene::new();
     scene.run(|gateways| {
         let (runs_role, here) = (many_threads(1), one_thread());
-        let pool = runs_role.block_on(async { pool_elsewhere(gateways) });
-        let role = pool.role("echo").unwrap();
+        let (_pool, role) = role_of(&runs_role, gateways);
         here.block_on(async {
             waits(&role);
             // A task of this runtime runs while the other one is entered.
@@ -229,14 +223,12 @@ fn a_runtime_of_one_thread_waits_for_a_role_of_another_runtime() {
 #[test]
 fn a_refusal_leaves_nothing_to_run() {
     let scene = Scene::new();
-    scene.run(|gateways| {
-        one_thread().block_on(async {
-            let pool = pool_elsewhere(gateways);
-            let (role, runtime) = (pool.role("echo").unwrap(), Handle::current());
-            let tasks = runtime.metrics().num_alive_tasks();
-            is_refused(&call(&role).unwrap_err());
-            assert_eq!(runtime.metrics().num_alive_tasks(), tasks);
-        });
+    scene.run_task(async |gateways| {
+        let (_pool, role) = role_elsewhere(gateways);
+        let runtime = Handle::current();
+        let tasks = runtime.metrics().num_alive_tasks();
+        is_refused(&call(&role).unwrap_err());
+        assert_eq!(runtime.metrics().num_alive_tasks(), tasks);
     });
 }
 
@@ -246,18 +238,18 @@ fn a_role_whose_runtime_no_thread_runs_is_not_waited_for() {
     scene.run(|gateways| {
         let runtime = one_thread();
         let entered = runtime.enter();
-        let never_run = pool_elsewhere(gateways.clone());
+        let (_pool, role) = role_elsewhere(gateways.clone());
         drop(entered);
-        is_refused(&call(&never_run.role("echo").unwrap()).unwrap_err());
+        is_refused(&call(&role).unwrap_err());
         // By this thread, and by another one.
         for is_here in [true, false] {
-            let run = || runtime.block_on(async { pool_elsewhere(gateways.clone()) });
-            let pool = if is_here {
+            let run = || role_of(&runtime, gateways.clone());
+            let (_pool, role) = if is_here {
                 run()
             } else {
                 std::thread::scope(|scope| scope.spawn(run).join().unwrap())
             };
-            is_refused(&call(&pool.role("echo").unwrap()).unwrap_err());
+            is_refused(&call(&role).unwrap_err());
         }
     });
 }
@@ -268,8 +260,7 @@ fn a_role_whose_runtime_was_shut_down_says_so() {
     for runtime in [one_thread as fn() -> Runtime, || many_threads(1)] {
         scene.run(move |gateways| {
             let runtime = runtime();
-            let pool = runtime.block_on(async { pool_elsewhere(gateways) });
-            let role = pool.role("echo").unwrap();
+            let (_pool, role) = role_of(&runtime, gateways);
             drop(runtime);
             is_shut_down(&call(&role).unwrap_err());
             is_shut_down(&role.stream(CHUNKS, "", StreamTimeouts::new()).unwrap_err());
@@ -284,8 +275,7 @@ fn a_request_whose_runtime_is_shut_down_ends() {
     let told = Arc::clone(&scene.rig.told);
     scene.run(move |gateways| {
         let runtime = many_threads(1);
-        let pool = runtime.block_on(async { pool_elsewhere(gateways) });
-        let role = pool.role("echo").unwrap();
+        let (_pool, role) = role_of(&runtime, gateways);
         let called = std::thread::spawn(move || {
             let request = role.request(HANG).idempotent(true);
             request.call("", LONG).unwrap_err()
@@ -301,8 +291,7 @@ fn a_stream_goes_on_where_it_may_be_waited_for() {
     let scene = Scene::new();
     scene.run(|gateways| {
         let runtime = one_thread();
-        let pool = runtime.block_on(async { pool_elsewhere(gateways) });
-        let role = pool.role("echo").unwrap();
+        let (_pool, role) = role_of(&runtime, gateways);
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         std::thread::scope(|scope| {
             let (give, given) = mpsc::channel();
