@@ -5,9 +5,11 @@
 
 mod actors;
 mod always;
+mod callers;
 mod elsewhere;
 mod oracle;
 mod state;
+mod workers;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
