@@ -9,7 +9,7 @@ use crate::channel::message_parts::{MessageParts, OwnOrLent, PartSource};
 use crate::channel::reply::Reply;
 use crate::error::Result;
 use crate::id::RequestId;
-use crate::protocol::piece_reader::broken_off;
+use crate::protocol::partly_read::{broken_off, wrong_length};
 
 /// A reply, or one chunk of a stream, that is read while it comes.
 ///
@@ -97,7 +97,7 @@ impl<'a> MessageReader<'a> {
     /// channel; if the message has another length, reading it fails.
     #[must_use]
     pub fn message_len(&self) -> Option<usize> {
-        self.parts.len()
+        self.parts.message.message_len()
     }
 
     /// Waits for the next piece; `None` after the last one. If a part of a piece was read, by
@@ -142,19 +142,19 @@ impl<'a> MessageReader<'a> {
     /// [`ErrorKind::InvalidPayload`]: crate::ErrorKind::InvalidPayload
     /// [`ErrorKind::Interrupted`]: crate::ErrorKind::Interrupted
     pub fn copy_to(&mut self, out: &mut [u8]) -> Result<()> {
-        self.parts.check()?;
-        let (len, wanted) = (self.parts.known_rest(), out.len());
+        self.parts.message.check()?;
+        let (len, wanted) = (self.parts.message.known_rest(), out.len());
         let mut rest = out;
         if len.is_none_or(|len| len == wanted) {
             while !rest.is_empty() && self.fill()? {
-                let copied = self.parts.copy_some(rest)?;
+                let copied = self.parts.message.copy_some(rest)?;
                 rest = rest.split_at_mut_checked(copied).map_or(&mut [][..], |(_, rest)| rest);
             }
             if rest.is_empty() && !self.fill()? {
                 return Ok(());
             }
         }
-        Err(MessageParts::wrong_length(len, wanted))
+        Err(wrong_length(len, wanted))
     }
 
     /// Appends the rest of the message to `out`, and returns how many bytes that were. A vector that
@@ -183,10 +183,10 @@ impl<'a> MessageReader<'a> {
     pub fn append_to(&mut self, out: &mut Vec<u8>) -> Result<usize> {
         let before = out.len();
         // Only a hint. If there is no memory now, it is asked for again when it is needed.
-        let _ = out.try_reserve(self.parts.known_rest().unwrap_or(0));
+        let _ = out.try_reserve(self.parts.message.known_rest().unwrap_or(0));
         loop {
             let appended = self.fill().and_then(|has_more| {
-                self.parts.append_piece(out)?;
+                self.parts.message.append_piece(out)?;
                 Ok(has_more)
             });
             match appended {
@@ -203,7 +203,7 @@ impl<'a> MessageReader<'a> {
     /// Waits until there are bytes to read in the piece. Returns false at the end of the message.
     fn fill(&mut self) -> Result<bool> {
         loop {
-            if let Some(has_bytes) = self.parts.look()? {
+            if let Some(has_bytes) = self.parts.message.look()? {
                 return Ok(has_bytes);
             }
             let source = self.source.get_mut();
@@ -220,7 +220,7 @@ impl Read for MessageReader<'_> {
         if out.is_empty() || !self.fill()? {
             return Ok(0);
         }
-        Ok(self.parts.copy_some(out)?)
+        Ok(self.parts.message.copy_some(out)?)
     }
 
     fn read_to_end(&mut self, out: &mut Vec<u8>) -> io::Result<usize> {

@@ -11,6 +11,7 @@ pub(crate) mod failure;
 pub(crate) mod handshake;
 pub(crate) mod health;
 pub(crate) mod kind;
+pub(crate) mod partly_read;
 pub(crate) mod piece_reader;
 pub(crate) mod role;
 pub(crate) mod splitter;

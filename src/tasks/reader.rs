@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use crate::channel::{MessageParts, OwnOrLent, PartSource, Place, Reply};
 use crate::error::Result;
 use crate::id::RequestId;
-use crate::protocol::piece_reader::broken_off;
+use crate::protocol::partly_read::{broken_off, wrong_length};
 
 /// A reply, or one chunk of a stream, that a task reads while it comes: a
 /// [`MessageReader`](crate::MessageReader) whose waits block no thread.
@@ -129,7 +129,7 @@ impl<'a> AsyncMessageReader<'a> {
     /// [`MessageReader::message_len`](crate::MessageReader::message_len).
     #[must_use]
     pub fn message_len(&self) -> Option<usize> {
-        self.parts.len()
+        self.parts.message.message_len()
     }
 
     /// Waits for the next piece; `None` after the last one. If a part of a piece was read, by
@@ -159,7 +159,11 @@ impl<'a> AsyncMessageReader<'a> {
     ///
     /// As [`AsyncMessageReader::next_piece`].
     pub async fn read(&mut self, out: &mut [u8]) -> Result<usize> {
-        if out.is_empty() || !self.fill().await? { Ok(0) } else { self.parts.copy_some(out) }
+        if out.is_empty() || !self.fill().await? {
+            Ok(0)
+        } else {
+            self.parts.message.copy_some(out)
+        }
     }
 
     /// Copies the rest of the message to `out`, which must have its length. Waits as
@@ -174,8 +178,8 @@ impl<'a> AsyncMessageReader<'a> {
     /// [`ErrorKind::InvalidPayload`](crate::ErrorKind::InvalidPayload) if `out` has another length:
     /// nothing is taken of the message then.
     pub async fn copy_to(&mut self, out: &mut [u8]) -> Result<()> {
-        self.parts.check()?;
-        let (len, wanted) = (self.parts.known_rest(), out.len());
+        self.parts.message.check()?;
+        let (len, wanted) = (self.parts.message.known_rest(), out.len());
         if len.is_none_or(|len| len == wanted) {
             let mut copied = Copied { reader: self, out, len: 0 };
             while copied.has_room() && copied.reader.fill().await? {
@@ -186,7 +190,7 @@ impl<'a> AsyncMessageReader<'a> {
                 return Ok(());
             }
         }
-        Err(MessageParts::wrong_length(len, wanted))
+        Err(wrong_length(len, wanted))
     }
 
     /// Appends the rest of the message to `out`, and returns how many bytes that were. Waits as
@@ -200,10 +204,10 @@ impl<'a> AsyncMessageReader<'a> {
     pub async fn append_to(&mut self, out: &mut Vec<u8>) -> Result<usize> {
         let before = out.len();
         // Only a hint. If there is no memory now, it is asked for again when it is needed.
-        let _ = out.try_reserve(self.parts.known_rest().unwrap_or(0));
+        let _ = out.try_reserve(self.parts.message.known_rest().unwrap_or(0));
         let mut appended = Appended { reader: self, out, before };
         while appended.reader.fill().await? {
-            appended.reader.parts.append_piece(appended.out)?;
+            appended.reader.parts.message.append_piece(appended.out)?;
         }
         let len = appended.out.len() - before;
         appended.before = appended.out.len();
@@ -214,7 +218,7 @@ impl<'a> AsyncMessageReader<'a> {
     async fn fill(&mut self) -> Result<bool> {
         let Self { source, parts } = self;
         loop {
-            if let Some(has_bytes) = parts.look()? {
+            if let Some(has_bytes) = parts.message.look()? {
                 return Ok(has_bytes);
             }
             let part = next_part(source).await;
@@ -244,7 +248,7 @@ impl Copied<'_, '_, '_> {
 
     fn copy_some(&mut self) -> Result<()> {
         let out = self.out.get_mut(self.len..).unwrap_or_default();
-        self.len += self.reader.parts.copy_some(out)?;
+        self.len += self.reader.parts.message.copy_some(out)?;
         Ok(())
     }
 }
