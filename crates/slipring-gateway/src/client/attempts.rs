@@ -164,7 +164,7 @@ impl<C: Connect> Attempts<C> {
         let role = &self.role.shared.role;
         let (is_connected, problem) = self.role.shared.reachability();
         let error = match (is_connected, problem) {
-            (true, _) => errors::waited_too_long(role, self.refusal.as_ref()),
+            (true, problem) => errors::waited_too_long(role, self.refusal.as_ref(), problem),
             (false, problem) => errors::not_connected(role, problem),
         };
         self.history.complete(error, None)

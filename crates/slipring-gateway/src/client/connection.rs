@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use super::beats::Beats;
 use super::dial::dial;
 use super::outcome::{lost, not_connected};
-use crate::tls::{ClientTls, ExpectedName, Refusal, read_ahead};
+use crate::tls::{ClientTls, ExpectedName, HandshakeError, Refusal, read_ahead};
 use crate::wire::frame::Frame;
 use crate::wire::presence::{Watch, Watched};
 use crate::wire::spare::Spare;
@@ -121,7 +121,7 @@ impl Connection {
                 let stream = Watched::tcp(stream, &limits);
                 let watch = stream.watch();
                 let stream = tls.connect(name, read_ahead(stream)).await;
-                let stream = stream.map_err(|error| not_connected(&peer, error))?;
+                let stream = stream.map_err(|error| not_connected(&peer, with_hint(&error)))?;
                 let refusal = stream.refusal();
                 Self::speak(stream, peer, uris, limits, refusal, &watch).await?
             }
@@ -300,6 +300,16 @@ impl fmt::Debug for Connection {
             .field("ended", &*self.0.ended.borrow())
             .finish_non_exhaustive()
     }
+}
+
+/// Why there is no handshake, and what else may be wrong: a gateway in plain text does not answer to TLS.
+#[cold]
+fn with_hint(error: &HandshakeError) -> String {
+    let hint = match error {
+        HandshakeError::Closed => " (does it speak plain text?)",
+        _ => "",
+    };
+    format!("{error}{hint}")
 }
 
 #[cold]

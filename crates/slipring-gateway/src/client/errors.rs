@@ -70,11 +70,18 @@ impl History {
 }
 
 /// A request that no gateway had, since they were not found, full or about to end.
-pub(super) fn waited_too_long(role: &str, source: Option<&Error>) -> Error {
+pub(super) fn waited_too_long(
+    role: &str,
+    source: Option<&Error>,
+    problem: Option<String>,
+) -> Error {
     let message = format!("role {role}: the request waited too long for a gateway that takes it");
     let mut report = ErrorReport::new(ErrorKind::QueueTimeout, message);
     report.stage = Some(RequestStage::Queued);
     report.source = source.map(|source| Box::new(source.report()));
+    if source.is_none() {
+        report.sources.extend(problem);
+    }
     Error::from_report(report)
 }
 

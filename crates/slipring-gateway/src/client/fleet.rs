@@ -91,6 +91,8 @@ pub(super) struct Report {
     pub(super) requests: usize,
     pub(super) is_ready: bool,
     pub(super) is_draining: bool,
+    /// Whether the gateway does not know the role.
+    pub(super) lacks_role: bool,
     /// How often a request goes on from there until workers have it.
     pub(super) hops: u32,
 }
@@ -324,6 +326,13 @@ impl<A: Clone + Eq + Hash> Fleet<A> {
     /// Whether there is a connection to any gateway.
     pub(super) fn is_connected(&self) -> bool {
         self.listed().any(|gateway| gateway.link != Link::None)
+    }
+
+    /// A gateway that has said that it does not know the role, if there is one.
+    pub(super) fn without_role(&self) -> Option<&A> {
+        let lacks =
+            |gateway: &&Gateway<A>| gateway.link == Link::Reported && gateway.report.lacks_role;
+        self.listed().find(lacks).map(|gateway| &gateway.address)
     }
 
     /// Whether a gateway could be chosen that is not among these.

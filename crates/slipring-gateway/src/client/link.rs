@@ -90,7 +90,8 @@ async fn follow<C: Connect>(
 fn report(role: &str, status: &GatewayStatus) -> Report {
     let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
     let Some(of_role) = status.roles.iter().find(|at| at.role == role) else {
-        return Report { is_draining: status.is_draining, ..Report::default() };
+        let is_draining = status.is_draining;
+        return Report { is_draining, lacks_role: true, ..Report::default() };
     };
     Report {
         places: count(of_role.places),
@@ -98,6 +99,7 @@ fn report(role: &str, status: &GatewayStatus) -> Report {
         // Gateways that have no workers, and find each other, say that they are further with each report.
         is_ready: of_role.is_ready && of_role.hops < MOST_HOPS,
         is_draining: status.is_draining || of_role.is_draining,
+        lacks_role: false,
         hops: of_role.hops,
     }
 }

@@ -321,10 +321,15 @@ impl<C: Connect> Shared<C> {
         self.lock().stage
     }
 
-    /// Whether any gateway is connected, and what went wrong last.
+    /// Whether any gateway is connected, and why requests may wait for ever: what went wrong last if none
+    /// is connected, or that one does not know the role.
     pub(super) fn reachability(&self) -> (bool, Option<String>) {
         let state = self.lock();
-        (state.fleet.is_connected(), state.problem.clone())
+        if !state.fleet.is_connected() {
+            return (false, state.problem.clone());
+        }
+        let lacks_role = |address: &Address| format!("{address} has no role {:?}", &*self.role);
+        (true, state.fleet.without_role().map(lacks_role))
     }
 
     /// The connections that there are.

@@ -164,12 +164,15 @@ async fn a_gateway_that_comes_back_without_the_role_gets_none_of_its_requests() 
     until(|| state(&role, &first) == Some(GatewayState::Starting)).await;
     let waits = role.submit(BackendRequest::new(ECHO, "waits"), LONG);
     let short = std::time::Duration::from_millis(50);
-    let error = role.call(BackendRequest::new(ECHO, ""), short).await.unwrap_err();
-    assert_eq!(
-        (error.kind(), error.was_begun()),
-        (ErrorKind::QueueTimeout, Some(false)),
-        "{error}"
-    );
+    // It takes a moment until the gateway has said which roles it has.
+    let is_told = async || {
+        let error = role.call(BackendRequest::new(ECHO, ""), short).await.unwrap_err();
+        let known = (error.kind(), error.was_begun());
+        assert_eq!(known, (ErrorKind::QueueTimeout, Some(false)), "{error}");
+        format!("{error:#}").contains(&format!("{} has no role \"echo\"", first.address))
+    };
+    let told = async { while !is_told().await {} };
+    tokio::time::timeout(LONG, told).await.expect("it is not said that the role is missing");
     assert!(
         gateway.metrics().roles.iter().all(|role| role.requests.iter().all(|it| it.count == 0))
     );

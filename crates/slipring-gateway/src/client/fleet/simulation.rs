@@ -115,6 +115,7 @@ impl World {
             requests: self.random.below(9) as usize,
             is_ready: self.random.below(5) > 0,
             is_draining: self.random.below(8) == 0,
+            lacks_role: false,
             hops: u32::try_from(self.random.below(3)).unwrap(),
         };
         let truth = self.truths.get_mut(&id).unwrap();
