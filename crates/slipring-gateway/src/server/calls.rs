@@ -7,7 +7,6 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use http::Request;
-use hyper::body::Incoming;
 use slipring::backend::{Backend, Progress};
 use slipring::{ErrorKind, RequestStage, Result};
 
@@ -16,6 +15,7 @@ use super::body::Body;
 use super::caller::Caller;
 use super::record::Record;
 use super::request::{self, Deadline};
+use super::upload::Upload;
 use super::{InFlight, Shared};
 use crate::wire::error::{draining, refused};
 use crate::wire::message::{request_of, timeouts_of};
@@ -39,7 +39,7 @@ pub(super) async fn answer(
     caller: &Arc<Caller>,
     record: &Arc<Record>,
     method: Method,
-    request: Request<Incoming>,
+    request: Request<Upload>,
 ) -> Result<Body> {
     match method {
         Method::Call => call(caller, record, request, false).await,
@@ -52,7 +52,7 @@ pub(super) async fn answer(
 async fn call(
     caller: &Arc<Caller>,
     record: &Arc<Record>,
-    request: Request<Incoming>,
+    request: Request<Upload>,
     in_pieces: bool,
 ) -> Result<Body> {
     let shared = &caller.shared;
@@ -76,7 +76,7 @@ async fn call(
 async fn stream(
     caller: &Arc<Caller>,
     record: &Arc<Record>,
-    request: Request<Incoming>,
+    request: Request<Upload>,
     in_pieces: bool,
 ) -> Result<Body> {
     let shared = &caller.shared;

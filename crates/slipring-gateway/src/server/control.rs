@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Request;
-use hyper::body::Incoming;
 use slipring::{Health, Result, WorkerState};
 
 use super::body::Body;
 use super::caller::Caller;
 use super::request::{Deadline, one};
+use super::upload::Upload;
 use super::watch::Watch;
 use crate::proto;
 use crate::wire::error::report_of;
@@ -17,13 +17,13 @@ use crate::wire::error::report_of;
 /// How long a worker has for its report, if the caller does not say.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
-pub(super) async fn watch(caller: &Caller, request: Request<Incoming>) -> Result<Body> {
+pub(super) async fn watch(caller: &Caller, request: Request<Upload>) -> Result<Body> {
     let deadline = Deadline::of(request.headers(), Duration::MAX)?;
     let proto::WatchRequest {} = one(request, caller, deadline).await?;
     Ok(Body::watch(Watch::new(Arc::clone(&caller.shared))))
 }
 
-pub(super) async fn ping(caller: &Caller, request: Request<Incoming>) -> Result<Body> {
+pub(super) async fn ping(caller: &Caller, request: Request<Upload>) -> Result<Body> {
     let deadline = Deadline::of(request.headers(), PING_TIMEOUT)?;
     let proto::PingRequest { role } = one(request, caller, deadline).await?;
     let reports = caller.shared.role(&role)?.ping(deadline.left()).await;
@@ -38,14 +38,14 @@ pub(super) async fn ping(caller: &Caller, request: Request<Incoming>) -> Result<
     Ok(Body::message(&proto::PingReply { workers: workers.collect() }))
 }
 
-pub(super) async fn abort(caller: &Caller, request: Request<Incoming>) -> Result<Body> {
+pub(super) async fn abort(caller: &Caller, request: Request<Upload>) -> Result<Body> {
     let deadline = Deadline::of(request.headers(), PING_TIMEOUT)?;
     let proto::AbortRequest { role } = one(request, caller, deadline).await?;
     caller.shared.role(&role)?.abort();
     Ok(Body::message(&proto::AbortReply {}))
 }
 
-pub(super) async fn clear_abort(caller: &Caller, request: Request<Incoming>) -> Result<Body> {
+pub(super) async fn clear_abort(caller: &Caller, request: Request<Upload>) -> Result<Body> {
     let deadline = Deadline::of(request.headers(), PING_TIMEOUT)?;
     let proto::ClearAbortRequest { role } = one(request, caller, deadline).await?;
     caller.shared.role(&role)?.clear_abort();

@@ -7,13 +7,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::Request;
-use hyper::body::Incoming;
 use tonic::codegen::Service as _;
 use tonic::{Response, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
+use super::upload::Upload;
 use super::{Shared, Stage};
 
 /// The service of workers, as a caller names it here.
@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 pub(super) async fn answer(
     shared: &Arc<Shared>,
-    request: Request<Incoming>,
+    request: Request<Upload>,
     longest: usize,
 ) -> http::Response<tonic::body::Body> {
     let asked = Asked(Arc::clone(shared));

@@ -21,6 +21,7 @@ mod request;
 mod route;
 mod timers;
 mod unread;
+mod upload;
 mod watch;
 
 use std::collections::BTreeMap;

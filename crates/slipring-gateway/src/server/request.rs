@@ -6,13 +6,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Request};
 use http_body::Body as _;
-use hyper::body::Incoming;
 use prost::Message;
 use slipring::{Error, ErrorKind, Result};
 use tokio::time::{Instant, timeout};
 
 use super::budget::Held;
 use super::caller::Caller;
+use super::upload::Upload;
 use crate::proto;
 use crate::wire::error::{refused, too_large};
 use crate::wire::reader::{MessageReader, Unreadable};
@@ -63,7 +63,7 @@ impl Deadline {
 
 /// The messages of a request, as they come.
 struct Messages<'a> {
-    body: Incoming,
+    body: Upload,
     reader: MessageReader,
     caller: &'a Caller,
     deadline: Deadline,
@@ -73,7 +73,7 @@ struct Messages<'a> {
 }
 
 impl<'a> Messages<'a> {
-    fn new(body: Incoming, max_message: usize, caller: &'a Caller, deadline: Deadline) -> Self {
+    fn new(body: Upload, max_message: usize, caller: &'a Caller, deadline: Deadline) -> Self {
         let reader = MessageReader::new(max_message);
         let progress = (0, Instant::now());
         Self { body, reader, caller, deadline, held: caller.held(), progress }
@@ -118,7 +118,7 @@ impl<'a> Messages<'a> {
 
 /// Reads a request that is one message.
 pub(super) async fn one<M: Message + Default>(
-    request: Request<Incoming>,
+    request: Request<Upload>,
     caller: &Caller,
     deadline: Deadline,
 ) -> Result<M> {
@@ -129,7 +129,7 @@ pub(super) async fn one<M: Message + Default>(
 /// Reads a request to a worker, and puts the pieces of its payload together. The payload counts as
 /// memory of its connection.
 pub(super) async fn whole(
-    request: Request<Incoming>,
+    request: Request<Upload>,
     caller: &Caller,
     deadline: Deadline,
 ) -> Result<(proto::Request, Bytes)> {

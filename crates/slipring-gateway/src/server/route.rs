@@ -16,11 +16,12 @@ use super::body::Body;
 use super::caller::Caller;
 use super::connections::Seat;
 use super::record::Record;
+use super::upload::Upload;
 use super::{calls, control, health};
 use crate::wire::SERVICE;
 
 type Answered = Pin<Box<dyn Future<Output = Response<tonic::body::Body>> + Send>>;
-type Other = Box<dyn Fn(Request<Incoming>) -> Answered + Send + Sync>;
+type Other = Box<dyn Fn(Request<Upload>) -> Answered + Send + Sync>;
 
 /// The requests of one connection.
 pub(super) struct Route {
@@ -41,6 +42,8 @@ impl Service<Request<Incoming>> for Route {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let (caller, used) = (Arc::clone(&self.caller), self.seat.begin_use());
+        let longest = caller.shared.limits.piece_timeout;
+        let request = request.map(|body| Upload::new(body, longest));
         Box::pin(async move {
             let response = answer(caller, request).await;
             Ok(response.map(|body| body.of_connection(used)))
@@ -48,7 +51,7 @@ impl Service<Request<Incoming>> for Route {
     }
 }
 
-async fn answer(caller: Arc<Caller>, request: Request<Incoming>) -> Response<Body> {
+async fn answer(caller: Arc<Caller>, request: Request<Upload>) -> Response<Body> {
     if request.method() != Method::POST {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
@@ -96,7 +99,7 @@ async fn answer(caller: Arc<Caller>, request: Request<Incoming>) -> Response<Bod
 async fn work(
     caller: &Arc<Caller>,
     method: calls::Method,
-    request: Request<Incoming>,
+    request: Request<Upload>,
 ) -> slipring::Result<Body> {
     let record = Record::begin(&caller.shared, &request);
     let answered = calls::answer(caller, &record, method, request);
@@ -148,7 +151,7 @@ impl Others {
 fn other<S>(service: S) -> Other
 where
     S: tonic::codegen::Service<
-            Request<Incoming>,
+            Request<Upload>,
             Response = Response<tonic::body::Body>,
             Error = Infallible,
         >,

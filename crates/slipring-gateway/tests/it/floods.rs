@@ -97,10 +97,10 @@ async fn a_caller_that_drops_many_requests_at_once_loses_no_other() {
     assert!(hangs.as_mut().poll(context).is_pending());
 }
 
-/// A gateway that writes its frames itself.
-struct RawGateway(TcpStream);
+/// A gateway or a caller that writes its frames itself.
+struct RawPeer(TcpStream);
 
-impl RawGateway {
+impl RawPeer {
     /// Has a connection to such a gateway, which has greeted it.
     async fn connected() -> (Self, Connection) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -171,12 +171,70 @@ impl RawGateway {
     }
 }
 
+/// How many requests a caller has at the same time that are all refused, and how often. Together they are more
+/// than the streams that may break the rules.
+const AT_ONCE: u32 = 200;
+const TURNS: u32 = 8;
+
+#[tokio::test]
+async fn the_rest_of_refused_requests_ends_no_connection() {
+    // The first is refused by its message, which is too long; the second before that is looked at.
+    for path in ["/slipring.v1.Workers/Call", "/slipring.v1.Workers/NoMethod"] {
+        let test = async {
+            let mut limits = Limits::default();
+            (limits.keep_alive_interval, limits.keep_alive_timeout) = (LONG, LONG);
+            let rig = Rig::start(|gateway| gateway.limits(limits)).await;
+            are_refused(RawPeer(TcpStream::connect(rig.address).await.unwrap()), path).await;
+        };
+        tokio::time::timeout(LONG, test).await.expect("it does not answer");
+    }
+}
+
+/// Sends requests to this method which are refused, and then the rest of them.
+async fn are_refused(mut caller: RawPeer, path: &str) {
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    frame(&mut bytes, 4, 0, 0, &[]);
+    // POST, http, an authority; then the method and the type of the content.
+    let mut head = vec![0x83, 0x86, 0x41, 1, b'a'];
+    for (name, value) in [(&[0x04][..], path), (&[0x0f, 0x10], "application/grpc")] {
+        head.extend(name);
+        head.push(u8::try_from(value.len()).unwrap());
+        head.extend(value.bytes());
+    }
+    for turn in 0..TURNS {
+        let ids: Vec<_> = (0..AT_ONCE).map(|number| 2 * (turn * AT_ONCE + number) + 1).collect();
+        for id in &ids {
+            frame(&mut bytes, 1, 4, *id, &head);
+            frame(&mut bytes, 0, 0, *id, &[0, 0xff, 0xff, 0xff, 0xff]);
+        }
+        caller.0.write_all(&bytes).await.unwrap();
+        let mut refused = 0;
+        let all = |kind, _| {
+            refused += u32::from(kind == 1);
+            refused == AT_ONCE
+        };
+        caller.read(all).await;
+        bytes.clear();
+        for id in &ids {
+            frame(&mut bytes, 0, 1, *id, b"was on its way");
+        }
+    }
+    // It is asked whether it is there, and answers.
+    frame(&mut bytes, 6, 0, 0, b"question");
+    caller.0.write_all(&bytes).await.unwrap();
+    let answers = |kind, _| {
+        assert_ne!(kind, 7, "the connection is closed");
+        kind == 6
+    };
+    caller.read(answers).await;
+}
+
 fn call(connection: &Connection) -> impl Future<Output = slipring::Result<slipring::Reply>> {
     connection.call("echo", BackendRequest::new(ECHO, ""), LONG)
 }
 
 /// Cancels so many requests. Returns their streams.
-async fn cancel(gateway: &mut RawGateway, connection: &Connection, count: usize) -> Vec<u32> {
+async fn cancel(gateway: &mut RawPeer, connection: &Connection, count: usize) -> Vec<u32> {
     let mut cancelled = Vec::new();
     let cancels = async {
         loop {
@@ -207,7 +265,7 @@ const CANCELLED: usize = 6_000;
 #[tokio::test]
 async fn late_answers_end_no_connection_and_answer_nothing_else() {
     let test = async {
-        let (mut gateway, connection) = RawGateway::connected().await;
+        let (mut gateway, connection) = RawPeer::connected().await;
         let cancelled = cancel(&mut gateway, &connection, CANCELLED).await;
         // Together more than the window of the connection, which each of them gives back.
         let late = vec![b'l'; 4_000];
@@ -238,7 +296,7 @@ async fn late_answers_end_no_connection_and_answer_nothing_else() {
 #[tokio::test]
 async fn a_gateway_that_answers_nothing_but_what_is_over_is_left() {
     let test = async {
-        let (mut gateway, connection) = RawGateway::connected().await;
+        let (mut gateway, connection) = RawPeer::connected().await;
         let cancelled = cancel(&mut gateway, &connection, CANCELLED).await;
         let answers = async { while gateway.answer(&cancelled, b"").await.is_ok() {} };
         let (error, ()) = tokio::join!(call(&connection), answers);
