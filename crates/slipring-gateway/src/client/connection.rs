@@ -126,7 +126,7 @@ impl Connection {
                 Self::speak(stream, peer, uris, limits, refusal, &watch).await?
             }
         };
-        let hint = if tls.is_none() { " (does it speak TLS?)" } else { "" };
+        let hint = if tls.is_none() { " (does it speak TLS, or is it full?)" } else { "" };
         connection.greeted(hint).await?;
         Ok(connection)
     }

@@ -51,7 +51,15 @@ impl<S> ClientStream<S> {
         if let Some(error) = result.as_ref().err().and_then(tls_error) {
             self.refusal.0.get_or_init(|| error.clone().into());
         }
-        result
+        result.map_err(in_plain_words)
+    }
+}
+
+/// A peer that was killed says no farewell. The text of TLS for that is for those who write programs.
+fn in_plain_words(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => io::Error::new(error.kind(), "the other side hung up"),
+        _ => error,
     }
 }
 

@@ -78,10 +78,27 @@ async fn a_caller_that_is_refused_is_told_why_and_keeps_no_other_out() {
     let refused = connect(address, "localhost", &unknown.unwrap()).await;
     assert_refused(refused, "does not know the authority");
     let plain = Connection::connect(address, Limits::default(), LONG).await;
-    assert_refused(plain, "(does it speak TLS?)");
+    assert_refused(plain, "(does it speak TLS, or is it full?)");
     let in_plain_text = connect(rig.address, "localhost", &known).await;
     assert_refused(in_plain_text, "(does it speak plain text?)");
     calls(&connect(address, "127.0.0.1", &known).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn of_a_gateway_that_is_killed_it_is_said_that_it_hung_up() {
+    let scene = Scene::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, server, client) =
+        (listener.local_addr().unwrap(), scene.server_tls(&[]), scene.client(&["a.example"]));
+    let killed = async {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = server.accept(stream).await.unwrap().into_inner().0;
+        // The end of TCP without that of TLS.
+        stream.shutdown().await.unwrap();
+        stream
+    };
+    let (connected, _stream) = tokio::join!(connect(address, "localhost", &client), killed);
+    assert_refused(connected, "the gateway closes the connection: the other side hung up");
 }
 
 #[tokio::test]
