@@ -36,6 +36,7 @@ fn main() {
     let tests: &[(&str, fn())] = &tests![
         runs::a_role_of_another_machine_is_called,
         runs::a_kind_that_may_run_twice_is_sent_again,
+        runs::without_prefetch_requests_wait_for_any_worker,
         runs::sigterm_finishes_requests_and_ends_well,
         runs::a_second_signal_ends_at_once,
         runs::a_drain_that_takes_too_long_is_a_failure,

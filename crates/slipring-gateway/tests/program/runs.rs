@@ -55,6 +55,25 @@ pub(crate) fn a_kind_that_may_run_twice_is_sent_again() {
     assert!(code == Some(0) && died.is_some_and(|line| line.ends_with(".log")), "{text}");
 }
 
+pub(crate) fn without_prefetch_requests_wait_for_any_worker() {
+    let gateway = Gateway::start(&["--workers", "2", "--prefetch", "0"]);
+    let dir = Dir::new("prefetch");
+    let busy = |name: &str| {
+        let [begun, over] = ["begun", "over"].map(|what| dir.file(&format!("{name}-{what}")));
+        let reply = gateway.submit(WAIT, &format!("{begun}\n{over}"));
+        until_exists(&begun);
+        (reply, over)
+    };
+    let [(first, over), _second] = ["first", "second"].map(busy);
+    // Otherwise one of them lies ready for the second worker, which stays busy.
+    let both = [(); 2].map(|()| gateway.submit(ECHO, "echo"));
+    std::fs::write(over, "").unwrap();
+    assert_eq!(gateway.wait(first).unwrap().text().unwrap(), "waited");
+    for reply in both {
+        assert_eq!(gateway.wait(reply).unwrap().text().unwrap(), "echo");
+    }
+}
+
 pub(crate) fn sigterm_finishes_requests_and_ends_well() {
     let (mut gateway, dir) = (Gateway::start(&[]), Dir::new("sigterm"));
     let (begun, over) = (dir.file("begun"), dir.file("over"));

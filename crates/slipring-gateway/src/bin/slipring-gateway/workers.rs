@@ -47,6 +47,7 @@ impl Workers {
             .min_idle(options.workers)
             .max_size(options.workers)
             .concurrency(options.concurrency)
+            .prefetch(options.prefetch)
             .max_waiting(options.max_waiting)
             .on_tokio(Handle::current());
         let role = options.idempotent_kinds().fold(role, Role::idempotent);
