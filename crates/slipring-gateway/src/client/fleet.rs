@@ -17,6 +17,7 @@ mod simulation;
 mod tests;
 
 use std::cmp::Ordering;
+use std::collections::HashSet;
 use std::fmt;
 use std::hash::Hash;
 
@@ -200,16 +201,18 @@ impl<A: Clone + Eq + Hash> Fleet<A> {
     /// Takes the set of addresses at which there are gateways now, each once or more often.
     pub(super) fn set_addresses(&mut self, now: u64, listed: &[A]) -> Vec<Change<A>> {
         let mut changes = Vec::new();
+        let all: HashSet<_> = listed.iter().collect();
         for id in self.ids() {
             let Some(gateway) = self.get_mut(id) else { continue };
-            if gateway.is_listed && !listed.contains(&gateway.address) {
+            if gateway.is_listed && !all.contains(&gateway.address) {
                 gateway.is_listed = false;
                 changes.push(Change::Leave(id));
                 self.forget_if_unused(id);
             }
         }
+        let mut known: HashSet<_> = self.listed().map(|gateway| gateway.address.clone()).collect();
         for address in listed {
-            if self.listed().all(|gateway| gateway.address != *address) {
+            if known.insert(address.clone()) {
                 let id = self.insert(Gateway::new(address.clone()));
                 changes.push(Change::Connect(id, address.clone()));
             }

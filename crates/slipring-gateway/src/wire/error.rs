@@ -134,7 +134,8 @@ pub(crate) fn too_large(len: usize, limit: usize, was_begun: bool) -> Error {
     let mut report = ErrorReport::new(
         ErrorKind::TooLarge,
         format!(
-            "payload of {len} bytes is over the cap of {limit} bytes; raise Limits::max_message"
+            "payload of {len} bytes is over the cap of {limit} bytes; raise Limits::max_message, \
+             or a gateway's --max-message"
         ),
     );
     report.length_and_limit = Some((len, limit));
@@ -161,7 +162,7 @@ pub(crate) fn out_of_memory(host: &str, limit: usize, was_begun: bool) -> Error 
     let what = if was_begun { "the answer" } else { "the request" };
     let message = format!(
         "the gateway of {host} has no room for {what}: it keeps at most {limit} bytes that are on \
-         their way; raise GatewayBuilder::max_buffered"
+         their way; raise GatewayBuilder::max_buffered, or its --max-buffered"
     );
     make(ErrorKind::Overloaded, message, Some(was_begun))
 }
