@@ -18,8 +18,8 @@ use crate::sys::clock::TimeLimit;
 use crate::trace::span;
 use crate::trace_context::TraceContext;
 
-/// A channel whose requests are part of a trace: [`Channel::traced`] makes it, and has an example. Cheap
-/// to make and to copy.
+/// A channel whose requests are part of a trace: [`Channel::traced`] makes it, and has an example.
+/// Cheap to make and to copy.
 #[derive(Debug, Clone, Copy)]
 #[must_use]
 pub struct TracedChannel<'a> {
@@ -28,14 +28,14 @@ pub struct TracedChannel<'a> {
 }
 
 impl Channel {
-    /// Returns the same channel for requests that are part of a trace. The worker is told of the trace,
-    /// by [`Request::trace_context`](crate::worker::Request::trace_context), without its `tracestate`.
-    /// A worker with a version of this library that does not take traces gets the requests without
-    /// them, and so does one whose frames have under 32 bytes.
+    /// Returns the same channel for requests that are part of a trace. The worker is told of the
+    /// trace, by [`Request::trace_context`](crate::worker::Request::trace_context), without its
+    /// `tracestate`. A worker with a version of this library that does not take traces gets the
+    /// requests without them, and so does one whose frames have under 32 bytes.
     ///
     /// A context takes 32 bytes of the ring, which do not count as payload: neither against
-    /// [`Config::max_message`](crate::Config::max_message) nor in counters and recordings. A payload that fits a frame by less than
-    /// that is sent in pieces, as a longer one is.
+    /// [`Config::max_message`](crate::Config::max_message) nor in counters and recordings. A
+    /// payload that fits a frame by less than that is sent in pieces, as a longer one is.
     ///
     /// ```
     #[doc = include_str!("example.md")]
