@@ -330,7 +330,7 @@ impl<'a> AsyncPoolRequest<'a> {
         deadlines: StreamDeadlines,
         observer: Observer,
     ) -> Result<AsyncPoolStream> {
-        let attempts = self.0.owned_attempts().cancellable().came_by(hops);
+        let attempts = self.0.owned_attempts().open_ended().cancellable().came_by(hops);
         let kind = self.0.kind();
         AsyncPoolStream::begin(Request { attempts, kind, payload, deadlines, observer }).await
     }
@@ -349,7 +349,7 @@ impl<'a> AsyncPoolRequest<'a> {
         fork::check()?;
         let now = now_ns();
         let deadline = Deadline::from(now, timeout);
-        async_call::write(self.0.attempts(), self.0.kind(), now, deadline, write).await
+        async_call::write(self.0.attempts().open_ended(), self.0.kind(), now, deadline, write).await
     }
 
     /// Takes the request, whose reply is awaited later: as [`AsyncRoleHandle::submit`].

@@ -81,7 +81,8 @@ impl<R: RoleRef> Attempts<R> {
         is_idempotent: bool,
     ) -> Self {
         let number = role.next_number();
-        let asked = Asked { number, priority, key, elsewhere: Elsewhere::Never };
+        let elsewhere = Elsewhere::Never;
+        let asked = Asked { number, priority, key, elsewhere, is_open_ended: false };
         let history = History { is_idempotent, ..History::default() };
         let outcome = Outcome::Failed(ErrorKind::Cancelled);
         Self {
@@ -98,6 +99,13 @@ impl<R: RoleRef> Attempts<R> {
             trace: None,
             outcome,
         }
+    }
+
+    /// Says that its caller decides how long it takes.
+    #[inline]
+    pub(super) fn open_ended(mut self) -> Self {
+        self.asked.is_open_ended = true;
+        self
     }
 
     /// Says which trace it is part of.

@@ -288,6 +288,7 @@ mod tests {
                     priority: Priority::Normal,
                     key: None,
                     elsewhere: Elsewhere::Never,
+                    is_open_ended: false,
                 },
             )
             .0
@@ -327,6 +328,7 @@ mod tests {
                 priority: Priority::Normal,
                 key: None,
                 elsewhere: Elsewhere::Never,
+                is_open_ended: false,
             };
             let Placed::Waits(_, seat) = core.admit(0, asked).0 else {
                 panic!("no worker is there")

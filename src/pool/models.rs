@@ -92,14 +92,25 @@ impl Role {
     }
 
     fn ask_or_leave(&self, number: u64, timeout: Duration, elsewhere: Elsewhere) -> Outcome {
-        let asked = Asked { number, priority: Priority::Normal, key: None, elsewhere };
+        let asked = Asked {
+            number,
+            priority: Priority::Normal,
+            key: None,
+            elsewhere,
+            is_open_ended: false,
+        };
         let (placed, deeds) = self.core.admit(0, asked);
         self.placed(placed, deeds, timeout)
     }
 
     fn ask_again(&self, number: u64, timeout: Duration) -> Outcome {
-        let asked =
-            Asked { number, priority: Priority::Normal, key: None, elsewhere: Elsewhere::Never };
+        let asked = Asked {
+            number,
+            priority: Priority::Normal,
+            key: None,
+            elsewhere: Elsewhere::Never,
+            is_open_ended: false,
+        };
         let (placed, deeds) = self.core.admit_again(0, asked, &History::default());
         self.placed(placed, deeds, timeout)
     }

@@ -207,6 +207,11 @@ impl Role {
 
     /// How many more requests lie ready for the worker, so that it need not wait for the next: 1
     /// by default. They were not begun if it dies, and go to another one.
+    ///
+    /// They wait for this worker alone, however long it is busy. So none is put behind streams, and
+    /// messages that are written in parts, if these are all that the worker serves: they last as long as
+    /// their callers like. With calls of very different lengths, 0 has each wait for any worker; with
+    /// calls of some microseconds, a worker sleeps less with 16.
     pub fn prefetch(mut self, requests: usize) -> Self {
         self.limits.prefetch = requests;
         self

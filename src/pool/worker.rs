@@ -346,7 +346,11 @@ mod tests {
     #[test]
     fn no_place_is_kept_at_a_worker_that_has_ended() {
         let worker = Worker::default();
-        let grant = Grant { worker: WorkerId { slot: 0, incarnation: 0 }, is_alone: false };
+        let grant = Grant {
+            worker: WorkerId { slot: 0, incarnation: 0 },
+            is_alone: false,
+            is_open_ended: false,
+        };
         assert!(worker.linger(RequestId::new(1), grant));
         assert_eq!(worker.end_lingering(), [grant]);
         assert!(!worker.linger(RequestId::new(2), grant) && !worker.has_lingering());

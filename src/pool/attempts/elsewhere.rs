@@ -247,7 +247,11 @@ mod tests {
     /// A request whose worker has died before it began it, and which is sent again.
     fn returning(pool: &Pool) -> Attempts<Arc<RoleShared>> {
         let role = Arc::clone(pool.roles.get("one").unwrap());
-        let grant = Grant { worker: WorkerId { slot: 0, incarnation: 0 }, is_alone: false };
+        let grant = Grant {
+            worker: WorkerId { slot: 0, incarnation: 0 },
+            is_alone: false,
+            is_open_ended: false,
+        };
         let permit = Permit::new(Arc::clone(&role), grant, Arc::default(), 0);
         let mut attempts = Attempts::begin(role, Kind::app(1), Priority::Normal, None, true);
         let error = Error::disconnected("died", Some(false));

@@ -217,7 +217,7 @@ mod tests {
     /// What becomes of an idempotent request whose worker the pool has given to it alone, or not.
     fn outcome(role: &Arc<RoleShared>, is_alone: bool, error: Error) -> Result<()> {
         let worker = WorkerId { slot: 0, incarnation: 0 };
-        let grant = Grant { worker, is_alone };
+        let grant = Grant { worker, is_alone, is_open_ended: false };
         let permit = Permit::new(Arc::clone(role), grant, Arc::default(), 0);
         let mut attempts =
             Attempts::begin(Arc::clone(role), Kind::app(1), Priority::Normal, None, true);

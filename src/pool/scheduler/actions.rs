@@ -80,6 +80,8 @@ pub(crate) struct Asked {
     /// Requests with the same key go to the same worker while that has a place.
     pub(crate) key: Option<u64>,
     pub(crate) elsewhere: Elsewhere,
+    /// Whether its caller decides how long it takes: it reads a stream, or writes the request in parts.
+    pub(crate) is_open_ended: bool,
 }
 
 /// Whether workers that are not the role's own would take a request.

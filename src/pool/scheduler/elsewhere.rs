@@ -69,8 +69,7 @@ impl<W> Scheduler<W> {
             && let Some(grant) = self.fleet.place_for(asked.key)
         {
             self.note_if_new(now, since, history);
-            self.grant(grant);
-            return Admission::Granted(grant);
+            return Admission::Granted(self.grant(grant, asked.is_open_ended));
         }
         let is_new = since.is_none() && history.retries == 0 && self.phase == Phase::Open;
         if is_new && self.queue.len() >= self.max_waiting {

@@ -76,6 +76,7 @@ impl Fleet {
         let grant = |(slot, at): (usize, &Slot)| Grant {
             worker: WorkerId { slot, incarnation: at.incarnation },
             is_alone: false,
+            is_open_ended: false,
         };
         if let Some(key) = key {
             // Rendezvous hashing (Thaler, Ravishankar, 1996): only the keys of a worker that is
@@ -120,13 +121,15 @@ impl Fleet {
         };
         let slot = self.slots.iter().position(is_free)?;
         let incarnation = self.slots.get(slot)?.incarnation;
-        Some(Grant { worker: WorkerId { slot, incarnation }, is_alone: true })
+        let worker = WorkerId { slot, incarnation };
+        Some(Grant { worker, is_alone: true, is_open_ended: false })
     }
 
     /// A request gets a place of a worker.
     pub(super) fn grant(&mut self, grant: Grant) {
         let Some(slot) = self.slots.get_mut(grant.worker.slot) else { return };
         slot.in_flight += 1;
+        slot.open_ended += usize::from(grant.is_open_ended);
         slot.granted += 1;
         if grant.is_alone {
             slot.reserved = Reserved::Alone;

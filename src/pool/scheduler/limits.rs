@@ -93,6 +93,12 @@ impl Limits {
         self.concurrency.saturating_add(self.prefetch)
     }
 
+    /// The same, if so many of them are open-ended. Nothing lies ready behind those: it would wait for
+    /// their callers, also while another worker is free.
+    pub(super) fn places_beside(&self, open_ended: usize) -> usize {
+        if open_ended < self.concurrency { self.places() } else { self.concurrency }
+    }
+
     /// Processes at the same time: one more than those that serve and wait, while one is replaced.
     pub(super) fn slots(&self) -> usize {
         self.max_size + self.spares + usize::from(!self.stop_first)

@@ -126,8 +126,7 @@ impl<W> Scheduler<W> {
             && let Some(grant) = self.fleet.place_for(asked.key)
         {
             self.retries.note_request(now);
-            self.grant(grant);
-            return Admission::Granted(grant);
+            return Admission::Granted(self.grant(grant, asked.is_open_ended));
         }
         if self.leaves_at_once(now, asked) {
             return self.pass_on(now);
@@ -184,7 +183,8 @@ impl<W> Scheduler<W> {
         owner: impl FnOnce() -> W,
     ) -> Admission {
         let may_leave = !is_alone && asked.elsewhere != Elsewhere::Never;
-        let waiting = Waiting { owner: owner(), since, is_alone, may_leave };
+        let is_open_ended = asked.is_open_ended;
+        let waiting = Waiting { owner: owner(), since, is_alone, may_leave, is_open_ended };
         let ticket = self.queue.push(asked.number, asked.priority, waiting);
         self.plan(now);
         // The others may have got a place since the request has looked. Also in a pause: from this look
@@ -212,6 +212,7 @@ impl<W> Scheduler<W> {
             return;
         };
         slot.in_flight = slot.in_flight.saturating_sub(1);
+        slot.open_ended = slot.open_ended.saturating_sub(grant.is_open_ended.into());
         self.in_flight = self.in_flight.saturating_sub(1);
         if grant.is_alone {
             slot.reserved = Reserved::No;
@@ -288,20 +289,22 @@ impl<W> Scheduler<W> {
         self.fleet.keep_for_alone(self.queue.count_alone());
         while let Some(grant) = self.fleet.place_alone() {
             let Some(next) = self.queue.pop_alone() else { break };
-            self.grant(grant);
+            let grant = self.grant(grant, next.is_open_ended);
             self.actions.push(Action::Grant { owner: next.owner, grant });
         }
         // Only requests that found no place are in the queue: a key has no choice.
         while let Some(grant) = self.fleet.place_for(None) {
             let Some(next) = self.queue.pop() else { break };
-            self.grant(grant);
+            let grant = self.grant(grant, next.is_open_ended);
             self.actions.push(Action::Grant { owner: next.owner, grant });
         }
     }
 
-    fn grant(&mut self, grant: Grant) {
+    fn grant(&mut self, grant: Grant, is_open_ended: bool) -> Grant {
+        let grant = Grant { is_open_ended, ..grant };
         self.fleet.grant(grant);
         self.in_flight += 1;
+        grant
     }
 
     /// A worker is ready to serve.

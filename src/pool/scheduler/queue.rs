@@ -15,6 +15,7 @@ pub(crate) struct Waiting<W> {
     pub(super) is_alone: bool,
     /// Workers that are not the role's own may get it.
     pub(super) may_leave: bool,
+    pub(super) is_open_ended: bool,
 }
 
 /// A place in the queue.
@@ -197,7 +198,8 @@ mod tests {
     use super::*;
 
     fn waiting(owner: u64) -> Waiting<u64> {
-        Waiting { owner, since: owner, is_alone: false, may_leave: owner % 2 == 1 }
+        let may_leave = owner % 2 == 1;
+        Waiting { owner, since: owner, is_alone: false, may_leave, is_open_ended: false }
     }
 
     fn queue(requests: &[(u64, Priority)]) -> Queue<u64> {

@@ -9,6 +9,8 @@ pub(crate) struct Grant {
     pub(crate) worker: WorkerId,
     /// Whether the worker serves nothing else meanwhile.
     pub(crate) is_alone: bool,
+    /// As of [`Asked`](super::Asked).
+    pub(crate) is_open_ended: bool,
 }
 
 /// One worker: a slot, and how many workers it had before.
@@ -79,6 +81,8 @@ pub(super) struct Slot {
     pub(super) incarnation: u64,
     /// Requests that were granted and have not finished.
     pub(super) in_flight: usize,
+    /// Those of them that are open-ended.
+    pub(super) open_ended: usize,
     pub(super) granted: u64,
     pub(super) recipe: u64,
     pub(super) reserved: Reserved,
@@ -97,6 +101,7 @@ impl Slot {
             state: State::Empty,
             incarnation: 0,
             in_flight: 0,
+            open_ended: 0,
             granted: 0,
             recipe: 0,
             reserved: Reserved::No,
@@ -153,6 +158,6 @@ impl Slot {
     pub(super) fn has_place(&self, limits: &Limits) -> bool {
         self.state == State::Serving
             && self.reserved == Reserved::No
-            && self.in_flight < limits.places()
+            && self.in_flight < limits.places_beside(self.open_ended)
     }
 }

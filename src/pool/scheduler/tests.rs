@@ -53,13 +53,17 @@ impl Role {
     }
 
     fn ask_with(&mut self, now: u64, priority: Priority, key: Option<u64>) -> Admission {
+        self.admit(now, Asked { priority, key, ..call() })
+    }
+
+    fn ask_stream(&mut self, now: u64) -> Admission {
+        self.admit(now, Asked { is_open_ended: true, ..call() })
+    }
+
+    fn admit(&mut self, now: u64, asked: Asked) -> Admission {
         self.next += 1;
         let number = self.next;
-        self.scheduler.admit(
-            now,
-            Asked { number, priority, key, elsewhere: Elsewhere::Never },
-            || number,
-        )
+        self.scheduler.admit(now, Asked { number, ..asked }, || number)
     }
 
     fn ask_granted(&mut self, now: u64) -> Grant {
@@ -69,9 +73,7 @@ impl Role {
     fn ask_again(&mut self, now: u64, history: &History) -> Admission {
         self.next += 1;
         let number = self.next;
-        let asked =
-            Asked { number, priority: Priority::Normal, key: None, elsewhere: Elsewhere::Never };
-        self.scheduler.admit_again(now, asked, history, || number)
+        self.scheduler.admit_again(now, Asked { number, ..call() }, history, || number)
     }
 
     /// The worker of this slot.
@@ -82,6 +84,17 @@ impl Role {
     fn starts(&mut self) -> usize {
         let actions = self.scheduler.take_actions();
         actions.iter().filter(|action| matches!(action, Action::Start(_))).count()
+    }
+}
+
+/// A call without a number.
+fn call() -> Asked {
+    Asked {
+        number: 0,
+        priority: Priority::Normal,
+        key: None,
+        elsewhere: Elsewhere::Never,
+        is_open_ended: false,
     }
 }
 
@@ -122,6 +135,39 @@ fn a_worker_gets_what_it_serves_and_a_little_more() {
     let slots: Vec<_> = (0..4).map(|_| role.ask_granted(0).worker.slot).collect();
     assert_eq!(slots, [0, 1, 0, 1]);
     assert!(matches!(role.ask(0), Admission::Waits(_)));
+}
+
+#[test]
+fn nothing_lies_ready_behind_streams_that_fill_a_worker() {
+    for concurrency in [1, 2] {
+        let mut role = Role::ready(Limits { concurrency, ..of(2) });
+        let slots = |role: &mut Role, count: usize| -> Vec<_> {
+            (0..count).map(|_| role.ask_granted(0).worker.slot).collect()
+        };
+        // They fill the first worker, and all but one place of the second.
+        let streams: Vec<_> = (1..2 * concurrency).map(|_| granted(role.ask_stream(0))).collect();
+        assert_eq!(slots(&mut role, 2), [1, 1], "one call is served, and one lies ready");
+        assert!(matches!(role.ask(0), Admission::Waits(_)));
+        assert!(matches!(role.ask(0), Admission::Waits(_)));
+        // The first worker has a place again, and one more beside it.
+        let first = streams.into_iter().find(|stream| stream.worker.slot == 0).unwrap();
+        role.scheduler.finish(1, first, Ending::Over);
+        let given = grants(&role.scheduler.take_actions());
+        assert_eq!(given.iter().map(|(_, grant)| grant.worker.slot).collect::<Vec<_>>(), [0, 0]);
+    }
+}
+
+#[test]
+fn a_stream_that_has_waited_counts_as_one() {
+    let mut role = Role::ready(of(1));
+    let calls = [role.ask_granted(0), role.ask_granted(0)];
+    role.ask_stream(0);
+    role.scheduler.finish(1, calls[0], Ending::Over);
+    let stream = grants(&role.scheduler.take_actions())[0].1;
+    role.scheduler.finish(2, calls[1], Ending::Over);
+    assert!(matches!(role.ask(2), Admission::Waits(_)), "the stream alone is left");
+    role.scheduler.finish(3, stream, Ending::Over);
+    assert_eq!(grants(&role.scheduler.take_actions()).len(), 1);
 }
 
 #[test]
@@ -191,8 +237,7 @@ fn a_suspect_gets_a_worker_of_its_own_when_that_has_nothing_left() {
     let mut role = Role::ready(of(2));
     let busy: Vec<_> = (0..4).map(|_| role.ask_granted(0)).collect();
     let history = History { is_idempotent: true, is_suspect: true, ..History::default() };
-    let asked =
-        Asked { number: 1000, priority: Priority::Low, key: None, elsewhere: Elsewhere::Never };
+    let asked = Asked { number: 1000, priority: Priority::Low, ..call() };
     let admission = role.scheduler.admit_again(0, asked, &history, || 1000);
     assert!(matches!(admission, Admission::Waits(_)));
     assert!(matches!(role.ask(0), Admission::Waits(_)));

@@ -64,6 +64,13 @@ pub(super) struct Worker {
     pub(super) holders: Vec<(u64, Grant)>,
 }
 
+impl Worker {
+    /// How many of the places are held by open-ended requests.
+    pub(super) fn open_ended(&self) -> usize {
+        self.holders.iter().filter(|(_, grant)| grant.is_open_ended).count()
+    }
+}
+
 /// Workers that are not the role's own.
 #[derive(Debug)]
 pub(super) struct Others {

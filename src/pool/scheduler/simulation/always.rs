@@ -66,7 +66,7 @@ pub(super) fn check(world: &World) {
 fn check_worker(world: &World, slot: &Slot, worker: &Worker) {
     let (scheduler, limits, now) = (&world.scheduler, &world.limits, world.now);
     let holders = &worker.holders;
-    assert_eq!(slot.in_flight, holders.len());
+    assert_eq!((slot.in_flight, slot.open_ended), (holders.len(), worker.open_ended()));
     // A worker that is stuck gets no more than its places, and a suspect has nothing beside it.
     assert!(holders.len() <= limits.places(), "{} places are held", holders.len());
     let is_alone = holders.iter().any(|(_, grant)| grant.is_alone);
@@ -131,7 +131,9 @@ pub(super) fn preferred(world: &World, key: u64) -> Option<WorkerId> {
         }
     }
     let (at, slot) = best?;
-    let has_place = slot.reserved == Reserved::No && slot.in_flight < world.limits.places();
+    let ready = if slot.open_ended < world.limits.concurrency { world.limits.prefetch } else { 0 };
+    let has_place =
+        slot.reserved == Reserved::No && slot.in_flight < world.limits.concurrency + ready;
     let worker = WorkerId { slot: at, incarnation: slot.incarnation };
     has_place.then_some(worker)
 }

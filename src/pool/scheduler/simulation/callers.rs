@@ -29,7 +29,9 @@ impl World {
         let number = u64::try_from(self.requests.len()).unwrap() + 1;
         let r = &mut self.random;
         let priority = Priority::ALL[pick(r, 3)];
-        let asked = Asked { number, priority, key: some(r, |r| r.below(8)), elsewhere };
+        let key = some(r, |r| r.below(8));
+        let is_open_ended = r.below(3) == 0;
+        let asked = Asked { number, priority, key, elsewhere, is_open_ended };
         let history = History { is_idempotent: r.below(2) == 0, ..History::default() };
         let state = RequestState::Over;
         let preferred = asked.key.and_then(|key| always::preferred(self, key));

@@ -12,6 +12,12 @@ impl World {
             panic!("request {number} was granted a worker that is gone");
         };
         assert!(worker.is_ready, "request {number} was granted a worker that is not ready");
+        assert_eq!(grant.is_open_ended, self.requests[&number].asked.is_open_ended);
+        let is_behind = worker.holders.len() >= self.limits.concurrency;
+        assert!(
+            !is_behind || worker.open_ended() < self.limits.concurrency,
+            "it waits for callers"
+        );
         worker.holders.push((number, grant));
         worker.granted += 1;
         let is_suspect = self.requests[&number].history.is_suspect;

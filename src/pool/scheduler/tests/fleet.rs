@@ -306,7 +306,7 @@ fn a_replacement_that_is_not_needed_any_more_ends() {
     role.scheduler.tick(50 * MS);
     role.make_ready(50 * MS);
     for slot in [0, 0, 1] {
-        let grant = Grant { worker: role.worker(slot), is_alone: false };
+        let grant = Grant { worker: role.worker(slot), is_alone: false, is_open_ended: false };
         role.scheduler.finish(SECOND, grant, Ending::Over);
     }
     let old = role.worker(1);
@@ -329,12 +329,7 @@ fn a_degraded_role_that_has_shrunk_to_nothing_heals_when_it_is_asked() {
         ..Limits::default()
     };
     let mut scheduler = Scheduler::new(limits, 1);
-    let asked = |number| Asked {
-        number,
-        priority: Priority::Normal,
-        key: None,
-        elsewhere: Elsewhere::Never,
-    };
+    let asked = |number| Asked { number, ..call() };
     let started = |scheduler: &mut Scheduler<u64>| {
         scheduler.take_actions().into_iter().find_map(|action| match action {
             Action::Start(worker) => Some(worker),
@@ -344,7 +339,11 @@ fn a_degraded_role_that_has_shrunk_to_nothing_heals_when_it_is_asked() {
     scheduler.admit(0, asked(1), || 1);
     let first = started(&mut scheduler).unwrap();
     scheduler.note_ready(0, first);
-    scheduler.finish(0, Grant { worker: first, is_alone: false }, Ending::Over);
+    scheduler.finish(
+        0,
+        Grant { worker: first, is_alone: false, is_open_ended: false },
+        Ending::Over,
+    );
     // Its replacement fails, and then it ends as it has nothing to do.
     scheduler.reload(0);
     let second = started(&mut scheduler).unwrap();

@@ -58,7 +58,8 @@ pub(crate) struct Options {
           value_parser = number("--concurrency", 1, 65_536))]
     pub(crate) concurrency: usize,
     /// Requests that lie ready for a worker that is busy, so that it need not wait for the next. They
-    /// wait for that worker, also if its request takes long and others are free: 0 for such requests
+    /// wait for that worker, also if its call takes long and others are free: 0 for such calls, 16
+    /// for calls of some microseconds
     #[arg(long, value_name = "N", default_value = "1", allow_hyphen_values = true,
           value_parser = number("--prefetch", 0, 65_536))]
     pub(crate) prefetch: usize,
