@@ -21,6 +21,7 @@ use super::dial::dial;
 use super::outcome::{lost, not_connected};
 use crate::tls::{ClientTls, ExpectedName, HandshakeError, Refusal, read_ahead};
 use crate::wire::frame::Frame;
+use crate::wire::pacing::Paced;
 use crate::wire::presence::{Watch, Watched};
 use crate::wire::spare::Spare;
 use crate::wire::{Limits, MAX_FRAME, SERVICE};
@@ -167,6 +168,10 @@ impl Connection {
             .max_concurrent_reset_streams(REMEMBERED)
             .max_local_error_reset_streams(Some(LATE_FRAMES))
             .max_send_buffer_size(usize::try_from(limits.window).unwrap_or(usize::MAX));
+        let io = Paced::gateway(io, &limits, {
+            let peer = peer.clone();
+            move || tracing::warn!(target: "slipring", %peer, "the gateway floods its connection")
+        });
         watch.begin();
         let handshake = builder.handshake::<_, Frame>(io).await;
         let (send, connection) = handshake.map_err(|error| not_connected(&peer, error))?;

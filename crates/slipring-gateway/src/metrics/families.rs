@@ -12,7 +12,7 @@ type Row<T> = (&'static str, &'static str, FamilyKind, for<'a> fn(&'a T) -> Vec<
 
 use FamilyKind::{Counter, Gauge};
 
-const OF_GATEWAY: [Row<GatewayMetrics>; 6] = [
+const OF_GATEWAY: [Row<GatewayMetrics>; 7] = [
     (
         "slipring_gateway_connections",
         "Connections that have passed their handshake",
@@ -42,6 +42,12 @@ const OF_GATEWAY: [Row<GatewayMetrics>; 6] = [
         "Connections whose caller did not answer any more",
         Counter,
         |gateway| number(gateway.silent_connections),
+    ),
+    (
+        "slipring_gateway_paced_connections",
+        "Connections that were slowed down, since their caller sent too many frames without content",
+        Counter,
+        |gateway| number(gateway.paced_connections),
     ),
     (
         "slipring_gateway_in_flight_requests",

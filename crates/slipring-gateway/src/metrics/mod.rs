@@ -29,6 +29,9 @@ pub struct GatewayMetrics {
     pub failed_handshakes: u64,
     /// Connections whose caller did not answer any more.
     pub silent_connections: u64,
+    /// Connections that were read more slowly, since their caller has sent too many frames of HTTP/2 that
+    /// carry nothing.
+    pub paced_connections: u64,
     /// Requests to workers that the gateway has, now.
     pub in_flight: usize,
     /// Those of each role, by name. Requests for no role are under an empty name, if there were any.

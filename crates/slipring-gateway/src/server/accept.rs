@@ -20,6 +20,7 @@ use super::preface::greet;
 use super::route::Route;
 use super::{Shared, Stage};
 use crate::tls::{ServerTls, read_ahead};
+use crate::wire::pacing::Paced;
 use crate::wire::presence::{Watch, Watched};
 use crate::wire::{Limits, MAX_FRAME};
 
@@ -150,6 +151,10 @@ pub(super) async fn serve<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 ) {
     let seat = Arc::new(seat);
     let limits = &shared.limits;
+    let io = Paced::caller(io, limits, {
+        let shared = Arc::clone(&shared);
+        move || shared.counters.paced_connections.add(1)
+    });
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())

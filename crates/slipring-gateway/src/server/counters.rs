@@ -31,6 +31,7 @@ pub(super) struct Counters {
     pub(super) refused_connections: Count,
     pub(super) failed_handshakes: Count,
     pub(super) silent_connections: Count,
+    pub(super) paced_connections: Count,
     roles: BTreeMap<String, Arc<RoleCounters>>,
     /// Requests that are for no role, or ended before that was known.
     pub(super) no_role: Arc<RoleCounters>,

@@ -1,6 +1,7 @@
 //! Callers that send what none should.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -8,11 +9,14 @@ use h2::SendStream;
 use h2::client::{ResponseFuture, SendRequest};
 use http::{Method, Request};
 use prost::Message;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, split};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Status};
 
-use super::{Gateway, GatewayBuilder};
+use super::connections::Peer;
+use super::preface::greet;
+use super::{Gateway, GatewayBuilder, accept};
 use crate::proto;
 use crate::wire::error::error_of;
 use crate::wire::{Limits, SERVICE};
@@ -207,5 +211,108 @@ async fn headers_and_bytes_that_none_should_send_end_their_request_alone() {
         let found = answered(&requests, headers, good.clone()).await;
         assert_ne!(found.unwrap_or(Code::Unknown), no_role);
         assert_eq!(answered(&requests, &[], good.clone()).await.unwrap(), no_role);
+    }
+}
+
+/// A connection without a network.
+fn connected_here(gateway: &Gateway) -> DuplexStream {
+    let (near, far) = tokio::io::duplex(1 << 10);
+    let shared = Arc::clone(&gateway.0);
+    tokio::spawn(async move {
+        let seat = shared.connections.begin(Peer::of(Ipv4Addr::LOCALHOST.into()));
+        let io = greet(far).await.unwrap();
+        assert!(shared.connections.establish(&seat));
+        accept::serve(shared, seat, io).await;
+    });
+    near
+}
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
+    bytes.extend([kind, flags]);
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+/// Floods a connection for ten seconds with a frame of this kind, while another caller calls. Returns how many
+/// of them the gateway took, how many bytes it answered, and how many connections it has slowed down.
+async fn flooded(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> (usize, usize, u64) {
+    let gateway = Gateway::builder().build();
+    let (mut source, mut sink) = {
+        let (sink, source) = split(connected_here(&gateway));
+        (source, sink)
+    };
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    bytes.extend(frame(4, 0, 0, &[]));
+    // POST, http, and where: one request that is open, and one that is cancelled.
+    let mut headers = vec![0x83, 0x86, 0x41, 4];
+    headers.extend(b"here\x04");
+    let path = format!("{SERVICE}CallParts");
+    headers.push(u8::try_from(path.len()).unwrap());
+    headers.extend(path.bytes());
+    for id in [1, 3] {
+        bytes.extend(frame(1, 4, id, &headers));
+    }
+    bytes.extend(frame(3, 0, 3, &8_u32.to_be_bytes()));
+    // A message that does not come.
+    bytes.extend(frame(0, 0, 1, &[0, 0, 0xff, 0xff, 0xff]));
+    source.write_all(&bytes).await.unwrap();
+    let frame = frame(kind, flags, stream, payload);
+    let mut taken = 0;
+    let flood = async {
+        loop {
+            source
+                .write_all(&frame)
+                .await
+                .expect(&format!("closed at {taken} of {kind} {payload:?}"));
+            taken += 1;
+        }
+    };
+    let mut answered_bytes = 0;
+    let read = async {
+        let mut part = [0; 1 << 10];
+        while let Ok(count @ 1..) = sink.read(&mut part).await {
+            answered_bytes += count;
+        }
+        panic!("it is closed");
+    };
+    let calls = async {
+        let (send, connection) = h2::client::handshake(connected_here(&gateway)).await.unwrap();
+        tokio::spawn(connection);
+        loop {
+            let code = answered(&send, &[], framed(&embed())).await.unwrap();
+            assert_eq!(code, Code::InvalidArgument);
+            sleep(Duration::from_millis(300)).await;
+        }
+    };
+    let all = async { tokio::join!(flood, read, calls) };
+    timeout(Duration::from_secs(10), all).await.map(drop).unwrap_err();
+    (taken, answered_bytes, gateway.metrics().paced_connections)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_floods_its_connection_is_slowed_down_alone() {
+    let increment = 1_u32.to_be_bytes();
+    for (kind, flags, stream, payload) in [
+        // HTTP/2 itself closes a connection for those without a byte.
+        (0, 0, 1, &b"x"[..]),
+        (2, 0, 1, &[0, 0, 0, 0, 16]),
+        (3, 0, 3, &increment),
+        (4, 0, 0, &[]),
+        (4, 0, 0, &[0, 4, 0, 0, 1, 0]),
+        (6, 0, 0, b"question"),
+        (6, 1, 0, b"answered"),
+        (8, 0, 0, &increment),
+        (8, 0, 1, &increment),
+        (8, 0, 3, &increment),
+        (99, 0, 0, b"unknown"),
+    ] {
+        let (taken, answered, paced) = flooded(kind, flags, stream, payload).await;
+        // At once, by waiting, and what lies between.
+        let most = 4_096 + 2_500 + 1_200 / 9;
+        assert!(taken <= most && paced == 1, "type {kind}: {taken} taken, {paced} slowed down");
+        assert!(answered <= 17 * most + 1_000, "type {kind}: {answered} bytes");
     }
 }

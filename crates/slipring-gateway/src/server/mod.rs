@@ -183,6 +183,7 @@ impl Gateway {
             refused_connections: counters.refused_connections.get(),
             failed_handshakes: counters.failed_handshakes.get(),
             silent_connections: counters.silent_connections.get(),
+            paced_connections: counters.paced_connections.get(),
             in_flight: self.in_flight(),
             roles: counters.of_roles(),
         }

@@ -2,8 +2,10 @@
 
 pub(crate) mod error;
 pub(crate) mod frame;
+mod frame_headers;
 mod limits;
 pub(crate) mod message;
+pub(crate) mod pacing;
 pub(crate) mod presence;
 pub(crate) mod reader;
 pub(crate) mod report;

@@ -19,7 +19,7 @@ use crate::tls::certs::Authority;
 use crate::tls::connections::Scene;
 
 /// Has a gateway serve by TLS beside plain text.
-async fn serve(rig: &Rig, tls: ServerTls) -> SocketAddr {
+pub async fn serve(rig: &Rig, tls: ServerTls) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let gateway = rig.gateway.clone();

@@ -8,10 +8,13 @@ use slipring::ErrorKind;
 use slipring::backend::BackendRequest;
 use slipring_gateway::Limits;
 use slipring_gateway::client::Connection;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use slipring_gateway::tls::ExpectedName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::certificates::serve;
 use crate::rig::*;
+use crate::tls::connections::Scene;
 
 /// How many streams a hostile peer opens: more than any honest caller gives up.
 const MANY: u32 = 5_000;
@@ -95,6 +98,50 @@ async fn a_caller_that_drops_many_requests_at_once_loses_no_other() {
     }
     call().await.unwrap();
     assert!(hangs.as_mut().poll(context).is_pending());
+}
+
+/// Floods a connection to a gateway by questions whether it is there, while others are called.
+async fn flood(mut rig: Rig, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    rig.calm.is_flooded = true;
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    frame(&mut bytes, 4, 0, 0, &[]);
+    stream.write_all(&bytes).await.unwrap();
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let mut questions = Vec::new();
+    (0..1_000).for_each(|_| frame(&mut questions, 6, 0, 0, b"question"));
+    let floods = async { while writer.write_all(&questions).await.is_ok() {} };
+    let reads = async { while let Ok(1..) = reader.read(&mut [0; 4096]).await {} };
+    let calls = async {
+        let connection = rig.connect().await;
+        for turn in 0..20 {
+            until(|| rig.gateway.metrics().paced_connections == 1).await;
+            let request = BackendRequest::new(ECHO, turn.to_string());
+            let reply = connection.call("echo", request, LONG).await.unwrap();
+            assert_eq!(reply.text().unwrap(), turn.to_string());
+        }
+    };
+    tokio::select! {
+        () = floods => panic!("the connection is closed"),
+        () = reads => panic!("the connection is closed"),
+        () = calls => {}
+    }
+}
+
+#[tokio::test]
+async fn a_flood_slows_down_its_own_connection() {
+    let rig = Rig::start(|gateway| gateway).await;
+    let stream = TcpStream::connect(rig.address).await.unwrap();
+    flood(rig, stream).await;
+}
+
+#[tokio::test]
+async fn a_flood_over_tls_slows_down_its_own_connection() {
+    let (scene, rig) = (Scene::new(), Rig::start(|gateway| gateway).await);
+    let address = serve(&rig, scene.server_tls(&[])).await;
+    let stream = TcpStream::connect(address).await.unwrap();
+    let name = ExpectedName::new("localhost").unwrap();
+    let stream = scene.client(&["a.example"]).connect(&name, stream).await.unwrap();
+    flood(rig, stream).await;
 }
 
 /// A gateway or a caller that writes its frames itself.

@@ -46,6 +46,7 @@ pub struct Rig {
     pub address: SocketAddr,
     pub told: Arc<Told>,
     pub served: JoinHandle<std::io::Result<()>>,
+    pub calm: Calm,
     _pool: Pool,
 }
 
@@ -67,11 +68,26 @@ impl Rig {
             let gateway = gateway.clone();
             async move { gateway.serve(listener).await }
         });
-        Self { gateway, address, told, served, _pool: pool }
+        let calm = Calm { gateway: gateway.clone(), is_flooded: false };
+        Self { gateway, address, told, served, calm, _pool: pool }
     }
 
     pub async fn connect(&self) -> Connection {
         Connection::connect(self.address, Limits::default(), LONG).await.unwrap()
+    }
+}
+
+/// Fails if connections were slowed down at the end of a test, and none floods; or the other way round.
+pub struct Calm {
+    gateway: Gateway,
+    pub is_flooded: bool,
+}
+
+impl Drop for Calm {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert_eq!(self.gateway.metrics().paced_connections > 0, self.is_flooded);
+        }
     }
 }
 
