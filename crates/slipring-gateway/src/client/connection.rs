@@ -121,7 +121,8 @@ impl Connection {
                 let uris = uris.map_err(|error| not_connected(&peer, error))?;
                 let stream = Watched::tcp(stream, &limits);
                 let watch = stream.watch();
-                let stream = tls.connect(name, read_ahead(stream)).await;
+                let stream = Paced::tls_gateway(read_ahead(stream), &limits, flooded(&peer));
+                let stream = tls.connect(name, stream).await;
                 let stream = stream.map_err(|error| not_connected(&peer, with_hint(&error)))?;
                 let refusal = stream.refusal();
                 Self::speak(stream, peer, uris, limits, refusal, &watch).await?
@@ -168,10 +169,7 @@ impl Connection {
             .max_concurrent_reset_streams(REMEMBERED)
             .max_local_error_reset_streams(Some(LATE_FRAMES))
             .max_send_buffer_size(usize::try_from(limits.window).unwrap_or(usize::MAX));
-        let io = Paced::gateway(io, &limits, {
-            let peer = peer.clone();
-            move || tracing::warn!(target: "slipring", %peer, "the gateway floods its connection")
-        });
+        let io = Paced::gateway(io, &limits, flooded(&peer));
         watch.begin();
         let handshake = builder.handshake::<_, Frame>(io).await;
         let (send, connection) = handshake.map_err(|error| not_connected(&peer, error))?;
@@ -320,6 +318,12 @@ fn with_hint(error: &HandshakeError) -> String {
 #[cold]
 fn too_slow(peer: &str, longest: Duration) -> Error {
     not_connected(peer, format!("not within {longest:?}"))
+}
+
+/// Says that a gateway is slowed down.
+fn flooded(peer: &str) -> impl FnOnce() + Send + use<> {
+    let peer = peer.to_owned();
+    move || tracing::warn!(target: "slipring", %peer, "the gateway floods its connection")
 }
 
 /// Moves the bytes of a connection until its end, and says then why it ended.

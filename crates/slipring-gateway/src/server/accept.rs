@@ -108,8 +108,9 @@ async fn connection(
     match tls {
         None => greeted(shared, seat, watch, greet(stream)).await,
         Some(tls) => {
+            let stream = Paced::tls_caller(read_ahead(stream), &shared.limits, noted(&shared));
             let secured = async {
-                let accepted = tls.accept(read_ahead(stream)).await.inspect_err(|error| {
+                let accepted = tls.accept(stream).await.inspect_err(|error| {
                     tracing::debug!(target: "slipring", %peer, %error, "a connection is refused");
                 });
                 greet(accepted.map_err(io::Error::other)?).await
@@ -144,6 +145,12 @@ async fn greeted<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     }
 }
 
+/// Counts a connection that is slowed down.
+fn noted(shared: &Arc<Shared>) -> impl FnOnce() + Send + use<> {
+    let shared = Arc::clone(shared);
+    move || shared.counters.paced_connections.add(1)
+}
+
 pub(super) async fn serve<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     shared: Arc<Shared>,
     seat: Seat,
@@ -151,10 +158,7 @@ pub(super) async fn serve<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 ) {
     let seat = Arc::new(seat);
     let limits = &shared.limits;
-    let io = Paced::caller(io, limits, {
-        let shared = Arc::clone(&shared);
-        move || shared.counters.paced_connections.add(1)
-    });
+    let io = Paced::caller(io, limits, noted(&shared));
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())

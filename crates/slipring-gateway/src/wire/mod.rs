@@ -2,10 +2,12 @@
 
 pub(crate) mod error;
 pub(crate) mod frame;
-mod frame_headers;
+mod headers;
 mod limits;
 pub(crate) mod message;
 pub(crate) mod pacing;
+#[cfg(test)]
+mod pacing_tests;
 pub(crate) mod presence;
 pub(crate) mod reader;
 pub(crate) mod report;

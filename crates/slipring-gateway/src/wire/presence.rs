@@ -56,7 +56,7 @@ impl Watch {
 /// What was seen of a stream.
 #[derive(Debug, Clone, Copy, Default)]
 struct Seen {
-    /// How many bytes have come, read or not.
+    /// Grows with each byte that comes, and with each that is read: what has come may be read slowly.
     heard: u64,
     written: u64,
     /// How many of those the other side's system has.
@@ -149,7 +149,7 @@ impl<T> Watched<T> {
     fn seen(&self) -> Seen {
         let kept = (self.kept)(&self.io);
         Seen {
-            heard: self.read + kept.unread,
+            heard: 2 * self.read + kept.unread,
             written: self.written,
             confirmed: self.written.saturating_sub(kept.unconfirmed),
         }
@@ -335,6 +335,32 @@ mod tests {
         let said = began + TIMEOUT * (9 + 4);
         let silent = said.elapsed();
         assert!(silent > TIMEOUT && silent <= 2 * INTERVAL + TIMEOUT, "{silent:?}");
+    }
+
+    /// Bytes that have come and lie there, and none after them.
+    struct Backlog(u64);
+
+    impl AsyncRead for Backlog {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            self.0 -= 1;
+            buffer.put_slice(b"x");
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_is_read_slowly_is_there_as_long_as_bytes_of_it_are_left() {
+        let kept = |it: &Backlog| Kept { unread: it.0, ..Kept::default() };
+        let mut near = Watched::new(Backlog(100), kept, &limits());
+        near.watch().begin();
+        for _ in 0..100 {
+            assert_eq!(near.read_u8().await.unwrap(), b'x');
+            tokio::time::sleep(INTERVAL).await;
+        }
     }
 
     #[tokio::test(start_paused = true)]
