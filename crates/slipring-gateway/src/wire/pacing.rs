@@ -93,13 +93,18 @@ const FRAMES_OF_GATEWAY: Prices = Prices {
 const RECORDS_OF_CALLER: Prices = Prices {
     format: &RECORD,
     received: |_, len| if len < TAG + 32 { -1 } else { 1 + carried(len) },
-    // Those that a peer can ask for, with new keys, have fewer bytes than a frame.
-    sent: |_, len| if len < TAG + 9 { 0 } else { SENT + carried(len) },
+    // Those that a peer can ask for, with new keys, are shorter than a frame.
+    sent: |_, len| if len < TAG + FRAME.len { 0 } else { SENT + carried(len) },
     least: 4096,
     time: Duration::from_millis(1),
 };
 
-const RECORDS_OF_GATEWAY: Prices = Prices { least: 100_000, ..RECORDS_OF_CALLER };
+/// A gateway may send each chunk of many streams in a record of its own.
+const RECORDS_OF_GATEWAY: Prices = Prices {
+    received: |_, len| if len < TAG + FRAME.len { -1 } else { 1 + carried(len) },
+    least: 100_000,
+    ..RECORDS_OF_CALLER
+};
 
 /// By how much TLS makes a record longer.
 const TAG: usize = 17;
