@@ -13,6 +13,7 @@ use slipring::backend::{Backend as _, BackendRequest};
 use slipring::{
     Error, ErrorKind, ErrorReport, Kind, Reply, RequestStage, Result, StreamTimeout, StreamTimeouts,
 };
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{sleep, timeout};
 
 use super::calls::Chunks;
@@ -398,4 +399,29 @@ async fn what_is_not_read_of_an_answer_fits_its_window() {
     sleep(Duration::from_millis(100)).await;
     assert!(told.try_recv().is_err() && sent == window, "{sent}");
     drop(chunks);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gateway_that_floods_its_connection_is_read_slowly() {
+    let (near, far) = tokio::io::duplex(1 << 10);
+    let limits = Limits { keep_alive_timeout: LONG, ..Limits::default() };
+    let _connection = Connection::over(near, "gateway:7000".into(), limits).await.unwrap();
+    let (mut sink, mut source) = tokio::io::split(far);
+    // Its settings.
+    source.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+    let questions = b"\0\0\x08\x06\0\0\0\0\0question".repeat(10);
+    let mut taken = 0;
+    let flood = async {
+        while source.write_all(&questions).await.is_ok() {
+            taken += 10;
+            assert!(taken < 1_000_000, "all are taken");
+        }
+        panic!("it is closed");
+    };
+    let answers = async { while sink.read(&mut [0; 1 << 10]).await.unwrap() > 0 {} };
+    let all = async { tokio::join!(flood, answers) };
+    timeout(Duration::from_secs(10), all).await.map(drop).unwrap_err();
+    // At once, by waiting, and what lies between.
+    let most = 100_000 + 2_500 + 1_200 / 17 + 20;
+    assert!(taken <= most && taken + 100 >= most, "{taken}");
 }
