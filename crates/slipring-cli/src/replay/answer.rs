@@ -52,7 +52,7 @@ pub(super) struct Answer {
 #[derive(Debug)]
 enum Source {
     Call(Option<Pending>),
-    Stream(Stream),
+    Stream(Box<Stream>),
     /// All steps, which have come already.
     There(VecDeque<Step>),
 }
@@ -68,7 +68,7 @@ impl Answer {
         let (id, source) = if is_stream {
             let timeouts = StreamTimeouts::from(timeout).total(timeout);
             let stream = channel.stream(kind, payload, timeouts)?;
-            (stream.id(), Source::Stream(stream))
+            (stream.id(), Source::Stream(Box::new(stream)))
         } else {
             let pending = channel.submit(kind, payload, timeout)?;
             (pending.id(), Source::Call(Some(pending)))
@@ -86,7 +86,7 @@ impl Answer {
                 Ok(reply) => Step::Message(reply.into_vec()),
                 Err(error) => Step::of(error),
             },
-            Source::Stream(stream) => match stream.next_chunk() {
+            Source::Stream(stream) => match stream.as_mut().next_chunk() {
                 Ok(Some(chunk)) => Step::Message(chunk.into_vec()),
                 Ok(None) => Step::End,
                 Err(error) => Step::of(error),
