@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::async_stream::{AsyncPoolStream, Request};
+use super::attempts::Attempts;
 use super::closing::LAST_WAIT;
 use super::overflow::Overflow;
 use super::pending::PoolPending;
@@ -306,7 +307,8 @@ impl<'a> AsyncPoolRequest<'a> {
         fork::check()?;
         let deadlines = timeouts.into().start();
         let payload = Arc::new(encoded_bytes(payload)?);
-        self.begin_stream(0, payload, deadlines, Observer::default()).await
+        let attempts = self.0.owned_attempts();
+        self.begin_stream(attempts, payload, deadlines, Observer::default()).await
     }
 
     /// As [`AsyncPoolRequest::stream`], of a payload that the request keeps, and says how far the
@@ -320,17 +322,18 @@ impl<'a> AsyncPoolRequest<'a> {
     ) -> Result<AsyncPoolStream> {
         fork::check()?;
         let deadlines = timeouts.start();
-        self.begin_stream(hops, in_memory(payload)?, deadlines, Observer::new(progress)).await
+        let attempts = self.0.owned_attempts().open_ended().came_by(hops);
+        self.begin_stream(attempts, in_memory(payload)?, deadlines, Observer::new(progress)).await
     }
 
     async fn begin_stream(
         self,
-        hops: u32,
+        attempts: Attempts<Arc<RoleShared>>,
         payload: SharedPayload,
         deadlines: StreamDeadlines,
         observer: Observer,
     ) -> Result<AsyncPoolStream> {
-        let attempts = self.0.owned_attempts().open_ended().cancellable().came_by(hops);
+        let attempts = attempts.cancellable();
         let kind = self.0.kind();
         AsyncPoolStream::begin(Request { attempts, kind, payload, deadlines, observer }).await
     }
@@ -349,7 +352,7 @@ impl<'a> AsyncPoolRequest<'a> {
         fork::check()?;
         let now = now_ns();
         let deadline = Deadline::from(now, timeout);
-        async_call::write(self.0.attempts().open_ended(), self.0.kind(), now, deadline, write).await
+        async_call::write(self.0.attempts(), self.0.kind(), now, deadline, write).await
     }
 
     /// Takes the request, whose reply is awaited later: as [`AsyncRoleHandle::submit`].

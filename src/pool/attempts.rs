@@ -102,6 +102,7 @@ impl<R: RoleRef> Attempts<R> {
     }
 
     /// Says that its caller decides how long it takes.
+    #[cfg(feature = "async")]
     #[inline]
     pub(super) fn open_ended(mut self) -> Self {
         self.asked.is_open_ended = true;

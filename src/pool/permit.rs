@@ -95,12 +95,18 @@ impl<R: RoleRef> Drop for Permit<R> {
         if fork::is_forked_child() {
             return;
         }
+        let now = now_ns();
         let is_left = match self.return_by {
             Return::Caller => false,
-            Return::Worker(request) => self.worker.linger(request, self.grant),
+            Return::Worker(request) => {
+                let grant = self.grant;
+                if grant.is_open_ended {
+                    self.grant = self.role.change(|scheduler| scheduler.end_open(now, grant));
+                }
+                self.worker.linger(request, self.grant)
+            }
             Return::Done => return,
         };
-        let now = now_ns();
         self.role.metrics.note_service(now.saturating_sub(self.since));
         if !is_left {
             self.role.finish(now, self.grant, self.ending);

@@ -141,12 +141,7 @@ impl<'a> PoolRequest<'a> {
         timeouts: impl Into<StreamTimeouts>,
     ) -> Result<PoolStream<'a, P>> {
         fork::check()?;
-        PoolStream::begin(
-            self.attempts().open_ended().cancellable(),
-            self.kind,
-            payload,
-            timeouts.into(),
-        )
+        PoolStream::begin(self.attempts().cancellable(), self.kind, payload, timeouts.into())
     }
 
     /// Takes the request, whose reply is waited for later: as
@@ -200,7 +195,7 @@ impl<'a> PoolRequest<'a> {
         fork::check()?;
         let now = now_ns();
         let deadline = Deadline::from(now, timeout);
-        let mut attempts = self.attempts().open_ended().stay();
+        let mut attempts = self.attempts().stay();
         let (permit, id, error) = loop {
             let mut permit = attempts.acquire_worker(now, deadline)?;
             let worker = Arc::clone(&permit.worker);

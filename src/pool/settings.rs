@@ -208,10 +208,10 @@ impl Role {
     /// How many more requests lie ready for the worker, so that it need not wait for the next: 1
     /// by default. They were not begun if it dies, and go to another one.
     ///
-    /// They wait for this worker alone, however long it is busy. So none is put behind streams, and
-    /// messages that are written in parts, if these are all that the worker serves: they last as long as
-    /// their callers like. With calls of very different lengths, 0 has each wait for any worker; with
-    /// calls of some microseconds, a worker sleeps less with 16.
+    /// They wait for this worker alone, however long it is busy, also while others are free. So none is put
+    /// behind the streams of a backend, such as those of a gateway's callers, if these are all that the
+    /// worker serves: they last as long as their readers like. For requests of very different lengths, 0
+    /// has each wait for any worker; for calls of some microseconds, a worker sleeps less with 16.
     pub fn prefetch(mut self, requests: usize) -> Self {
         self.limits.prefetch = requests;
         self

@@ -6,7 +6,11 @@ use std::time::Duration;
 
 use crate::common::*;
 use crate::pools::{close, is_begun, is_empty, kill_one_that_serves, patient, pids, pool_of, role};
-use slipring::pool::{PoolPending, PoolStream, Role, RoleHandle};
+#[cfg(feature = "async")]
+use slipring::backend::{Backend, BackendRequest};
+#[cfg(feature = "async")]
+use slipring::pool::{PoolPending, RoleHandle};
+use slipring::pool::{PoolStream, Role};
 use slipring::{ErrorKind, StreamTimeout, StreamTimeouts};
 
 #[test]
@@ -165,55 +169,38 @@ fn the_queue_timeout_of_a_task_does_not_count_while_a_worker_is_at_it() {
 }
 
 /// Sends a call, which waits for any worker. It would lie ready for the one that there is behind a call.
+#[cfg(feature = "async")]
 fn call_that_waits(handle: &RoleHandle) -> PoolPending {
     let pending = handle.submit(ECHO, "later", LONG).unwrap();
     assert_eq!(handle.health().load.queued, 1);
     pending
 }
 
-fn is_answered(pending: PoolPending) {
+#[cfg(feature = "async")]
+#[test]
+fn no_call_lies_ready_behind_the_stream_of_a_backend() {
+    let (pool, handle) = pool_of(role());
+    let (backend, begin) = (handle.to_async(), |kind| BackendRequest::new(kind, ""));
+    eventually("all places are free", || is_empty(&handle));
+    let stream = pollster::block_on(Backend::stream(&backend, begin(CHUNK_AND_STAY), LONG.into()));
+    let pending = call_that_waits(&handle);
+    // It may wait for the worker alone once that is told to be done with the stream.
+    drop(stream);
     let reply = within_long("a reply", || pending.wait()).unwrap();
     assert_eq!(reply.to_vec(), b"later");
-}
-
-#[test]
-fn no_call_lies_ready_behind_what_another_caller_holds_up() {
-    let (pool, handle) = pool_of(role());
-    eventually("all places are free", || is_empty(&handle));
-    let stream = handle.stream(CHUNK_AND_STAY, "", LONG).unwrap();
-    let pending = call_that_waits(&handle);
-    drop(stream);
-    is_answered(pending);
-    eventually("all places are free", || is_empty(&handle));
-    let mut pending = None;
-    let written = handle.write(ECHO, LONG, |message| {
-        message.push(b"part")?;
-        pending = Some(call_that_waits(&handle));
-        Ok(())
-    });
-    assert_eq!(written.unwrap().to_vec(), b"part");
-    is_answered(pending.unwrap());
     close(&pool);
 }
 
-#[cfg(feature = "async")]
 #[test]
-fn no_call_lies_ready_behind_what_a_task_holds_up() {
+fn a_caller_that_holds_a_stream_is_served_behind_it() {
     let (pool, handle) = pool_of(role());
-    let tasks = handle.to_async();
     eventually("all places are free", || is_empty(&handle));
-    let stream = pollster::block_on(tasks.stream(CHUNK_AND_STAY, "", LONG)).unwrap();
-    let pending = call_that_waits(&handle);
+    let request = encode(&[3, 8]);
+    let mut stream = handle.stream(COUNT, &request, LONG).unwrap();
+    assert_eq!(handle.call(ECHO, "meanwhile", LONG).unwrap().to_vec(), b"meanwhile");
+    for number in 0..3 {
+        assert_eq!(stream.next_chunk().unwrap().unwrap().to_vec(), pattern(number, 8));
+    }
     drop(stream);
-    is_answered(pending);
-    eventually("all places are free", || is_empty(&handle));
-    let mut pending = None;
-    let written = tasks.write(ECHO, LONG, async |message| {
-        message.push(b"part").await?;
-        pending = Some(call_that_waits(&handle));
-        Ok(())
-    });
-    assert_eq!(pollster::block_on(written).unwrap().to_vec(), b"part");
-    is_answered(pending.unwrap());
     close(&pool);
 }

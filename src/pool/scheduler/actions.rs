@@ -80,7 +80,8 @@ pub(crate) struct Asked {
     /// Requests with the same key go to the same worker while that has a place.
     pub(crate) key: Option<u64>,
     pub(crate) elsewhere: Elsewhere,
-    /// Whether its caller decides how long it takes: it reads a stream, or writes the request in parts.
+    /// Whether its caller decides how long it takes, and is none that waits for others of the role
+    /// meanwhile: the reader of a backend's stream.
     pub(crate) is_open_ended: bool,
 }
 

@@ -201,6 +201,18 @@ impl<W> Scheduler<W> {
         Some(left.owner)
     }
 
+    /// The caller of an open-ended request has gone, and the worker is told so: that will be done with it
+    /// as with any other. Returns the grant for its end.
+    pub(crate) fn end_open(&mut self, now: u64, grant: Grant) -> Grant {
+        if let Some(slot) = self.fleet.slot_of(grant.worker) {
+            slot.open_ended = slot.open_ended.saturating_sub(grant.is_open_ended.into());
+            if !self.queue.is_quiet() {
+                self.plan(now);
+            }
+        }
+        Grant { is_open_ended: false, ..grant }
+    }
+
     /// A request that was granted has ended, with or without an answer.
     pub(crate) fn finish(&mut self, now: u64, grant: Grant, ending: Ending) {
         self.finished.add(now);

@@ -9,7 +9,7 @@ pub(crate) struct Grant {
     pub(crate) worker: WorkerId,
     /// Whether the worker serves nothing else meanwhile.
     pub(crate) is_alone: bool,
-    /// As of [`Asked`](super::Asked).
+    /// Whether its caller still decides how long the request takes: see [`Asked`](super::Asked).
     pub(crate) is_open_ended: bool,
 }
 

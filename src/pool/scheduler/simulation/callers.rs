@@ -81,7 +81,10 @@ impl World {
                     worker.queue.remove(at);
                     self.give_back(number, grant, Ending::Over);
                 } else {
-                    self.set(number, RequestState::Lingers(grant));
+                    let left = self.scheduler.end_open(self.now, grant);
+                    let mut holders = worker.holders.iter_mut();
+                    holders.find(|(holder, _)| *holder == number).unwrap().1 = left;
+                    self.set(number, RequestState::Lingers(left));
                 }
             }
         }
