@@ -121,14 +121,18 @@ impl Connection {
                 let uris = uris.map_err(|error| not_connected(&peer, error))?;
                 let stream = Watched::tcp(stream, &limits);
                 let watch = stream.watch();
-                let stream = Paced::tls_gateway(read_ahead(stream), &limits, flooded(&peer));
+                let stream =
+                    Paced::tls_gateway(read_ahead(stream), &limits, &watch, flooded(&peer));
                 let stream = tls.connect(name, stream).await;
                 let stream = stream.map_err(|error| not_connected(&peer, with_hint(&error)))?;
                 let refusal = stream.refusal();
                 Self::speak(stream, peer, uris, limits, refusal, &watch).await?
             }
         };
-        let hint = if tls.is_none() { " (does it speak TLS, or is it full?)" } else { "" };
+        let hint = match tls {
+            None => " (does it speak TLS, or is it full?)",
+            Some(_) => " (is it full?)",
+        };
         connection.greeted(hint).await?;
         Ok(connection)
     }
@@ -169,7 +173,7 @@ impl Connection {
             .max_concurrent_reset_streams(REMEMBERED)
             .max_local_error_reset_streams(Some(LATE_FRAMES))
             .max_send_buffer_size(usize::try_from(limits.window).unwrap_or(usize::MAX));
-        let io = Paced::gateway(io, &limits, flooded(&peer));
+        let io = Paced::gateway(io, &limits, watch, flooded(&peer));
         watch.begin();
         let handshake = builder.handshake::<_, Frame>(io).await;
         let (send, connection) = handshake.map_err(|error| not_connected(&peer, error))?;

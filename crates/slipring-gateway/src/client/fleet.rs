@@ -211,9 +211,11 @@ impl<A: Clone + Eq + Hash> Fleet<A> {
             }
         }
         let mut known: HashSet<_> = self.listed().map(|gateway| gateway.address.clone()).collect();
+        let mut first_free = 0;
         for address in listed {
             if known.insert(address.clone()) {
-                let id = self.insert(Gateway::new(address.clone()));
+                let id = self.insert(first_free, Gateway::new(address.clone()));
+                first_free = id.slot + 1;
                 changes.push(Change::Connect(id, address.clone()));
             }
         }
@@ -471,8 +473,10 @@ impl<A: Clone + Eq + Hash> Fleet<A> {
         is_present.then_some(gateway)
     }
 
-    fn insert(&mut self, gateway: Gateway<A>) -> GatewayId {
-        let free = self.slots.iter().position(|slot| slot.gateway.is_none());
+    /// Adds a gateway, in a slot that is free; there is none below `from`.
+    fn insert(&mut self, from: usize, gateway: Gateway<A>) -> GatewayId {
+        let mut slots = self.slots.iter().enumerate().skip(from);
+        let free = slots.find(|(_, slot)| slot.gateway.is_none()).map(|(slot, _)| slot);
         let slot = free.unwrap_or_else(|| {
             self.slots.push(Slot { incarnation: 0, gateway: None });
             self.slots.len() - 1

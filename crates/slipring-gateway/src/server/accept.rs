@@ -108,7 +108,8 @@ async fn connection(
     match tls {
         None => greeted(shared, seat, watch, greet(stream)).await,
         Some(tls) => {
-            let stream = Paced::tls_caller(read_ahead(stream), &shared.limits, noted(&shared));
+            let stream =
+                Paced::tls_caller(read_ahead(stream), &shared.limits, &watch, noted(&shared));
             let secured = async {
                 let accepted = tls.accept(stream).await.inspect_err(|error| {
                     tracing::debug!(target: "slipring", %peer, %error, "a connection is refused");
@@ -139,7 +140,7 @@ async fn greeted<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     match shared.connections.establish(&seat) {
         true => {
             watch.begin();
-            serve(shared, seat, io).await;
+            serve(shared, seat, watch, io).await;
         }
         false => shared.counters.refused_connections.add(1),
     }
@@ -154,11 +155,12 @@ fn noted(shared: &Arc<Shared>) -> impl FnOnce() + Send + use<> {
 pub(super) async fn serve<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     shared: Arc<Shared>,
     seat: Seat,
+    watch: Watch,
     io: T,
 ) {
     let seat = Arc::new(seat);
     let limits = &shared.limits;
-    let io = Paced::caller(io, limits, noted(&shared));
+    let io = Paced::caller(io, limits, &watch, noted(&shared));
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())

@@ -20,6 +20,7 @@ use super::preface::greet;
 use super::{Gateway, GatewayBuilder, accept};
 use crate::proto;
 use crate::wire::error::{error_of, status_in};
+use crate::wire::presence::Watch;
 use crate::wire::{Limits, SERVICE};
 
 /// Longer than anything takes that does not hang.
@@ -107,7 +108,7 @@ async fn connect(gateway: &Gateway, window: u32) -> SendRequest<Bytes> {
         let seat = shared.connections.begin(Peer::of(Ipv4Addr::LOCALHOST.into()));
         let io = greet(far).await.unwrap();
         assert!(shared.connections.establish(&seat));
-        accept::serve(shared, seat, io).await;
+        accept::serve(shared, seat, Watch::default(), io).await;
     });
     let mut builder = Builder::new();
     builder.initial_window_size(window).initial_connection_window_size(1 << 30);

@@ -19,6 +19,7 @@ use super::preface::greet;
 use super::{Gateway, GatewayBuilder, accept};
 use crate::proto;
 use crate::wire::error::error_of;
+use crate::wire::presence::Watch;
 use crate::wire::{Limits, SERVICE};
 
 /// Longer than anything takes that does not hang.
@@ -222,7 +223,7 @@ fn connected_here(gateway: &Gateway) -> DuplexStream {
         let seat = shared.connections.begin(Peer::of(Ipv4Addr::LOCALHOST.into()));
         let io = greet(far).await.unwrap();
         assert!(shared.connections.establish(&seat));
-        accept::serve(shared, seat, io).await;
+        accept::serve(shared, seat, Watch::default(), io).await;
     });
     near
 }

@@ -191,9 +191,11 @@ fn invalid(message: impl Into<String>) -> Error {
 }
 
 fn unread(error: Unreadable) -> Error {
-    let kind = match error {
-        Unreadable::Compressed => ErrorKind::Unsupported,
-        Unreadable::TooLong { .. } => ErrorKind::TooLarge,
+    let (kind, hint) = match error {
+        Unreadable::Compressed => (ErrorKind::Unsupported, ""),
+        Unreadable::TooLong { .. } => {
+            (ErrorKind::TooLarge, "; raise Limits::max_message, or a gateway's --max-message")
+        }
     };
-    refused(kind, error.to_string())
+    refused(kind, format!("{error}{hint}"))
 }

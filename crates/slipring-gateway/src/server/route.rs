@@ -42,8 +42,7 @@ impl Service<Request<Incoming>> for Route {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let (caller, used) = (Arc::clone(&self.caller), self.seat.begin_use());
-        let longest = caller.shared.limits.piece_timeout;
-        let request = request.map(|body| Upload::new(body, longest));
+        let request = request.map(|body| Upload::new(body, &caller.shared.limits));
         Box::pin(async move {
             let response = answer(caller, request).await;
             Ok(response.map(|body| body.of_connection(used)))

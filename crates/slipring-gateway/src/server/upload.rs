@@ -1,4 +1,4 @@
-//! The body of a request, which is read to its end also if nobody wants the rest.
+//! The body of a request, of which a part is read also after the request was answered.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -11,22 +11,26 @@ use hyper::body::Incoming;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
+use crate::wire::Limits;
+
 /// The body of a request.
 ///
-/// HTTP/2 forgets a request that is answered and whose rest is not read: of a few it knows that more may
-/// come, and a frame for any other breaks the rules, which ends the connection in the end. So a gateway
-/// that refuses many long requests would lose all others of their caller. What comes after this was dropped
-/// is read and thrown away.
+/// `h2` takes late frames for 50 requests that are answered and whose rest is not read. Frames for any other
+/// break the rules, and many of those end the connection. So a gateway that refuses many long requests
+/// would lose all others of their caller. What is on its way when this is dropped is read and thrown away:
+/// a window at most. A caller that goes on after that is told to stop.
 pub(super) struct Upload {
     /// `None` once it is dropped.
     body: Option<Incoming>,
-    /// How long the rest may take.
+    /// How long the rest may take, and how many bytes it may have.
     longest: Duration,
+    most: usize,
 }
 
 impl Upload {
-    pub(super) fn new(body: Incoming, longest: Duration) -> Self {
-        Self { body: Some(body), longest }
+    pub(super) fn new(body: Incoming, limits: &Limits) -> Self {
+        let most = usize::try_from(limits.window).unwrap_or(usize::MAX);
+        Self { body: Some(body), longest: limits.piece_timeout, most }
     }
 }
 
@@ -58,12 +62,17 @@ impl Drop for Upload {
         let unread = self.body.take().filter(|body| !body.is_end_stream());
         // Without a runtime the connection is over, too.
         if let (Some(body), Ok(runtime)) = (unread, Handle::try_current()) {
-            runtime.spawn(timeout(self.longest, skip(body)));
+            runtime.spawn(timeout(self.longest, skip(body, self.most)));
         }
     }
 }
 
-/// Reads until the caller stops.
-async fn skip(mut body: Incoming) {
-    while let Some(Ok(_)) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {}
+/// Reads until the caller stops, or more than so many bytes have come.
+async fn skip(mut body: Incoming, most: usize) {
+    let mut left = most;
+    while let Some(Ok(frame)) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        let len = frame.data_ref().map_or(0, Bytes::len);
+        let Some(less) = left.checked_sub(len) else { return };
+        left = less;
+    }
 }

@@ -22,6 +22,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::Limits;
 use super::headers::{FRAME, Format, Headers, RECORD};
+use super::presence::Watch;
 
 /// The types of frames that carry something.
 pub(super) const DATA: u8 = 0;
@@ -69,7 +70,8 @@ const FRAMES_OF_CALLER: Prices = Prices {
     format: &FRAME,
     received: |kind, len| match kind {
         HEADERS => 3,
-        DATA if len >= 64 => carried(len),
+        // Padding cannot make it so long.
+        DATA if len >= 1024 => carried(len),
         _ => -1,
     },
     sent: sent_frame,
@@ -129,6 +131,8 @@ pub(crate) struct Paced<T> {
     in_a_row: u32,
     /// Until reading goes on.
     wait: Option<Pin<Box<Sleep>>>,
+    /// Of the connection, whose peer cannot be heard meanwhile.
+    watch: Watch,
     /// Called the first time that it does not.
     note: Option<Box<dyn FnOnce() + Send>>,
 }
@@ -171,33 +175,50 @@ impl Allowance {
 
 impl<T> Paced<T> {
     /// Paces the frames that a caller sends. `note` is called the first time that one has to wait.
-    pub(crate) fn caller(io: T, limits: &Limits, note: impl FnOnce() + Send + 'static) -> Self {
-        Self::new(io, limits, &FRAMES_OF_CALLER, (PREFACE, 0), Box::new(note))
+    pub(crate) fn caller(
+        io: T,
+        limits: &Limits,
+        watch: &Watch,
+        note: impl FnOnce() + Send + 'static,
+    ) -> Self {
+        Self::new(io, limits, watch, &FRAMES_OF_CALLER, (PREFACE, 0), Box::new(note))
     }
 
     /// Paces the frames that a gateway sends.
-    pub(crate) fn gateway(io: T, limits: &Limits, note: impl FnOnce() + Send + 'static) -> Self {
-        Self::new(io, limits, &FRAMES_OF_GATEWAY, (0, PREFACE), Box::new(note))
+    pub(crate) fn gateway(
+        io: T,
+        limits: &Limits,
+        watch: &Watch,
+        note: impl FnOnce() + Send + 'static,
+    ) -> Self {
+        Self::new(io, limits, watch, &FRAMES_OF_GATEWAY, (0, PREFACE), Box::new(note))
     }
 
     /// Paces the records of TLS that a caller sends.
-    pub(crate) fn tls_caller(io: T, limits: &Limits, note: impl FnOnce() + Send + 'static) -> Self {
-        Self::new(io, limits, &RECORDS_OF_CALLER, (0, 0), Box::new(note))
+    pub(crate) fn tls_caller(
+        io: T,
+        limits: &Limits,
+        watch: &Watch,
+        note: impl FnOnce() + Send + 'static,
+    ) -> Self {
+        Self::new(io, limits, watch, &RECORDS_OF_CALLER, (0, 0), Box::new(note))
     }
 
     /// Paces the records of TLS that a gateway sends.
     pub(crate) fn tls_gateway(
         io: T,
         limits: &Limits,
+        watch: &Watch,
         note: impl FnOnce() + Send + 'static,
     ) -> Self {
-        Self::new(io, limits, &RECORDS_OF_GATEWAY, (0, 0), Box::new(note))
+        Self::new(io, limits, watch, &RECORDS_OF_GATEWAY, (0, 0), Box::new(note))
     }
 
     /// What comes and goes before the first frames has lengths of its own.
     fn new(
         io: T,
         limits: &Limits,
+        watch: &Watch,
         prices: &'static Prices,
         (received, sent): (usize, usize),
         note: Box<dyn FnOnce() + Send>,
@@ -206,7 +227,8 @@ impl<T> Paced<T> {
         let most = (FOR_REQUEST * i64::from(limits.max_streams)).max(prices.least);
         let allowance = Allowance { left: most, most, time: prices.time, since: None };
         let (received, sent) = (headers(received), headers(sent));
-        Self { io, prices, received, sent, allowance, in_a_row: 0, wait: None, note: Some(note) }
+        let (watch, note) = (watch.clone(), Some(note));
+        Self { io, prices, received, sent, allowance, in_a_row: 0, wait: None, watch, note }
     }
 
     /// Waits until there is an allowance, and other tasks have had their turn.
@@ -220,6 +242,7 @@ impl<T> Paced<T> {
             if let Some(note) = self.note.take() {
                 note();
             }
+            self.watch.pause();
             let missing = u32::try_from(AGAIN - self.allowance.left).unwrap_or(u32::MAX);
             self.wait = Some(Box::pin(sleep(self.allowance.time * missing)));
         }
@@ -228,7 +251,9 @@ impl<T> Paced<T> {
         {
             ready!(wait.as_mut().poll(context));
         }
-        self.wait = None;
+        if self.wait.take().is_some() {
+            self.watch.go_on();
+        }
         self.poll_turn(context)
     }
 

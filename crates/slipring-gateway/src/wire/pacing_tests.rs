@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout};
 use super::Limits;
 use super::headers::{FRAME, Format, Headers, RECORD};
 use super::pacing::{DATA, HEADERS, PREFACE, Paced, SENT};
+use super::presence::Watch;
 
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
@@ -82,10 +83,10 @@ fn paced(side: Side) -> (Paced<DuplexStream>, DuplexStream, Arc<AtomicBool>) {
     let noted = Arc::clone(&was_paced);
     let note = move || assert!(!noted.swap(true, Ordering::Relaxed));
     let near = match side {
-        Caller => Paced::caller(near, &limits, note),
-        Gateway => Paced::gateway(near, &limits, note),
-        TlsCaller => Paced::tls_caller(near, &limits, note),
-        TlsGateway => Paced::tls_gateway(near, &limits, note),
+        Caller => Paced::caller(near, &limits, &Watch::default(), note),
+        Gateway => Paced::gateway(near, &limits, &Watch::default(), note),
+        TlsCaller => Paced::tls_caller(near, &limits, &Watch::default(), note),
+        TlsGateway => Paced::tls_gateway(near, &limits, &Watch::default(), note),
     };
     (near, far, was_paced)
 }
@@ -214,7 +215,7 @@ async fn what_honest_callers_send_is_never_paced() {
         ([&call.repeat(256)[..], &[cancel; 256]].concat(), Vec::new()),
         // An upload in pieces, whose frames are cut.
         ([(DATA, 16 << 10), (DATA, 16 << 10), (DATA, 12)].repeat(100), vec![update]),
-        (vec![(DATA, 64); 1_000], vec![update]),
+        (vec![(DATA, 1024); 1_000], vec![update]),
         // A stream of tiny chunks, each of which is taken by itself.
         (vec![update, update, (PING, 8)], vec![(DATA, 7)]),
         // Long chunks, of a reader with short windows.
@@ -283,7 +284,8 @@ async fn a_peer_that_is_paced_goes_on_as_soon_as_it_is_answered() {
 #[tokio::test]
 async fn other_tasks_have_their_turn_while_frames_come_without_end() {
     // Records of type 1 with 257 bytes.
-    let mut near = Paced::tls_caller(tokio::io::repeat(1), &Limits::default(), || {});
+    let mut near =
+        Paced::tls_caller(tokio::io::repeat(1), &Limits::default(), &Watch::default(), || {});
     let record = RECORD.len + 257;
     for _ in 0..3 {
         let mut turn = 0;
@@ -301,6 +303,23 @@ async fn other_tasks_have_their_turn_while_frames_come_without_end() {
         .await;
         assert!(turn.abs_diff(1_024 * record) <= record, "{turn} bytes");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_is_not_taken_for_silent_while_it_is_not_read() {
+    let (watch, limits) = (Watch::default(), Limits::default());
+    // Records without a byte.
+    let mut near = Paced::tls_caller(tokio::io::repeat(0), &limits, &watch, || {});
+    let mut part = [0; 1 << 10];
+    for _ in 0..1_000 {
+        _ = timeout(Duration::ZERO, near.read(&mut part)).await;
+        if watch.is_paused() {
+            break;
+        }
+    }
+    assert!(watch.is_paused());
+    near.read_exact(&mut part[..1]).await.unwrap();
+    assert!(!watch.is_paused());
 }
 
 async fn write_cut(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8], cuts: &[usize]) {

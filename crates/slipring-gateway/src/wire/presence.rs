@@ -13,7 +13,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -36,20 +36,42 @@ const BEFORE: u64 = MAX_FRAME as u64 + (96 << 10);
 pub(crate) struct Watched<T> {
     io: T,
     kept: fn(&T) -> Kept,
-    is_asked: Watch,
+    watch: Watch,
     timer: Option<Pin<Box<Sleep>>>,
     read: u64,
     written: u64,
     silence: Silence,
 }
 
-/// Begins to watch a stream, from when the other side is asked whether it is there.
+/// Says when a stream is watched.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Watch(Arc<AtomicBool>);
+pub(crate) struct Watch(Arc<Watching>);
+
+#[derive(Debug, Default)]
+struct Watching {
+    is_asked: AtomicBool,
+    /// How many of those that read through the stream let the other side wait.
+    pauses: AtomicU32,
+}
 
 impl Watch {
+    /// Begins to watch, from when the other side is asked whether it is there.
     pub(crate) fn begin(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.is_asked.store(true, Ordering::Relaxed);
+    }
+
+    /// Nothing is read for a while, so that nothing can be heard.
+    pub(crate) fn pause(&self) {
+        self.0.pauses.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Reading goes on, after each [`pause`](Self::pause).
+    pub(crate) fn go_on(&self) {
+        self.0.pauses.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.0.pauses.load(Ordering::Relaxed) > 0
     }
 }
 
@@ -91,14 +113,19 @@ impl Silence {
         Self { interval, timeout, heard: 0, asked: None }
     }
 
+    /// Nothing can be heard now. Returns when to look again.
+    fn wait(&mut self) -> Duration {
+        self.asked = None;
+        self.interval
+    }
+
     /// Looks at what was seen. Returns when to look again, or `None` if the other side is gone.
     ///
     /// Each side asks `interval` after it has last heard something, at the latest.
     fn look(&mut self, seen: Seen) -> Option<Duration> {
         if seen.heard != self.heard {
             self.heard = seen.heard;
-            self.asked = None;
-            return Some(self.interval);
+            return Some(self.wait());
         }
         let asked = self.asked.get_or_insert(Asked {
             end: seen.written + BEFORE,
@@ -137,13 +164,13 @@ impl<T> Watched<T> {
     }
 
     fn new(io: T, kept: fn(&T) -> Kept, limits: &Limits) -> Self {
-        let (is_asked, silence) = (Watch::default(), Silence::new(limits));
-        Self { io, kept, is_asked, timer: None, read: 0, written: 0, silence }
+        let (watch, silence) = (Watch::default(), Silence::new(limits));
+        Self { io, kept, watch, timer: None, read: 0, written: 0, silence }
     }
 
-    /// Returns what begins to watch it.
+    /// Returns what says when it is watched.
     pub(crate) fn watch(&self) -> Watch {
-        self.is_asked.clone()
+        self.watch.clone()
     }
 
     fn seen(&self) -> Seen {
@@ -157,7 +184,7 @@ impl<T> Watched<T> {
 
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         if self.timer.is_none() {
-            if !self.is_asked.0.load(Ordering::Relaxed) {
+            if !self.watch.0.is_asked.load(Ordering::Relaxed) {
                 return Ok(());
             }
             self.silence.heard = self.seen().heard;
@@ -165,7 +192,11 @@ impl<T> Watched<T> {
         }
         let Some(mut timer) = self.timer.take() else { return Ok(()) };
         while timer.as_mut().poll(context).is_ready() {
-            let Some(next) = self.silence.look(self.seen()) else {
+            let looked = match self.watch.is_paused() {
+                true => Some(self.silence.wait()),
+                false => self.silence.look(self.seen()),
+            };
+            let Some(next) = looked else {
                 let silent = format!("no answer for {:?}", self.silence.timeout);
                 return Err(io::Error::new(io::ErrorKind::TimedOut, silent));
             };
@@ -361,6 +392,18 @@ mod tests {
             assert_eq!(near.read_u8().await.unwrap(), b'x');
             tokio::time::sleep(INTERVAL).await;
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_is_not_read_is_there_until_it_is_read_again() {
+        let (near, _far) = duplex(1);
+        let mut near = Watched::other(near, &limits());
+        let watch = near.watch();
+        watch.begin();
+        watch.pause();
+        tokio::time::timeout(TIMEOUT * 99, near.read_u8()).await.unwrap_err();
+        watch.go_on();
+        assert_eq!(near.read_u8().await.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test(start_paused = true)]

@@ -98,7 +98,10 @@ async fn of_a_gateway_that_is_killed_it_is_said_that_it_hung_up() {
         stream
     };
     let (connected, _stream) = tokio::join!(connect(address, "localhost", &client), killed);
-    assert_refused(connected, "the gateway closes the connection: the other side hung up");
+    assert_refused(
+        connected,
+        "the gateway closes the connection (is it full?): the other side hung up",
+    );
 }
 
 #[tokio::test]
