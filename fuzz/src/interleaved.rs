@@ -129,7 +129,7 @@ impl Play {
             true => self
                 .channel
                 .stream(WORK, &payload, StreamTimeouts::from(LONG))
-                .map(|stream| (stream.id(), Reader::Stream(stream))),
+                .map(|stream| (stream.id(), Reader::Stream(Box::new(stream)))),
             false => self
                 .channel
                 .submit(WORK, &payload, LONG)

@@ -53,7 +53,7 @@ enum Answer {
 
 pub(super) enum Reader {
     Call(Pending),
-    Stream(Stream),
+    Stream(Box<Stream>),
     Gone,
 }
 

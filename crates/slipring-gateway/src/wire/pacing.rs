@@ -1,7 +1,7 @@
 //! How fast the other side of a connection may send what carries nothing.
 //!
 //! HTTP/2 has frames that cost their sender nothing, and this side about as much as a request that it refuses:
-//! PING, SETTINGS, WINDOW_UPDATE, RST_STREAM, DATA of a byte, types that are unknown. TLS has records of a
+//! PING, SETTINGS, WINDOW_UPDATE, RST_STREAM, short DATA, types that are unknown. TLS has records of a
 //! byte. An honest peer sends them because of something: a request, an answer, time that goes by. So each of
 //! them is paid for from an allowance, which is earned by these. A peer that has used it up is read from more
 //! slowly, until the system's queues push back on it; other connections do not notice.
