@@ -124,7 +124,7 @@ impl Caller {
         }
     }
 
-    /// Has several callers at once, each of whom calls at least once.
+    /// Has several callers at once, each at least once.
     async fn load(&self, len: usize, callers: usize, longest: Duration) -> Took {
         // Made before the clock runs.
         let expected: Vec<_> = (0..callers).map(|caller| Expected::of(caller, len)).collect();

@@ -16,7 +16,7 @@ pub enum Work {
         len: usize,
         count: u64,
     },
-    /// Calls by several callers at once, each of whom begins none any more after so long.
+    /// Calls by several callers at once, which begin none any more after so long.
     Load {
         len: usize,
         callers: usize,

@@ -313,7 +313,7 @@ impl fmt::Debug for Connection {
 #[cold]
 fn with_hint(error: &HandshakeError) -> String {
     let hint = match error {
-        HandshakeError::Closed => " (does it speak plain text?)",
+        HandshakeError::Closed => " (does it speak plain text, or is it full?)",
         _ => "",
     };
     format!("{error}{hint}")

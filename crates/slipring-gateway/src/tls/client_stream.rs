@@ -55,7 +55,7 @@ impl<S> ClientStream<S> {
     }
 }
 
-/// A peer that was killed says no farewell. The text of TLS for that is for those who write programs.
+/// A process that was killed does not end TLS in the proper way. The text of rustls for that is for programmers.
 fn in_plain_words(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => io::Error::new(error.kind(), "the other side hung up"),

