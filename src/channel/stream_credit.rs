@@ -5,9 +5,11 @@
 /// Bytes of slots of a stream's chunks.
 #[derive(Debug, Default)]
 pub(super) struct StreamCredit {
+    /// Those that have come.
     received: u64,
+    /// Those that the reader has taken, and those of pieces that were skipped.
     consumed: u64,
-    /// As consumed, as the worker was told.
+    /// What the worker was told of `consumed` last.
     credited: u64,
     /// Those of pieces that came while something was unread: neither consumed yet nor part of an
     /// item.

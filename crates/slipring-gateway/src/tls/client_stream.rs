@@ -55,7 +55,7 @@ impl<S> ClientStream<S> {
     }
 }
 
-/// A process that was killed does not end TLS in the proper way. The text of rustls for that is for programmers.
+/// A process that was killed does not end TLS properly. The text of rustls for that is for programmers.
 fn in_plain_words(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => io::Error::new(error.kind(), "the other side hung up"),
